@@ -1,0 +1,39 @@
+import nx from '@nx/eslint-plugin';
+import prettier from 'eslint-config-prettier';
+import tseslint from 'typescript-eslint';
+
+/** Who may import whom; docs/architecture.md explains the order. Imports point down only. */
+const allowed = {
+  tensorflow: [],
+  loaders: [],
+  reporting: [],
+  'model-zoo': ['tensorflow'],
+  optimizers: ['tensorflow'],
+  training: ['tensorflow', 'model-zoo', 'optimizers', 'loaders'],
+  experiments: ['tensorflow', 'model-zoo', 'optimizers', 'loaders', 'training', 'reporting'],
+  tools: ['tensorflow', 'model-zoo', 'optimizers', 'loaders', 'training', 'reporting'],
+};
+
+export default tseslint.config(
+  { ignores: ['**/dist', '**/node_modules', '.nx', 'results', 'datasets'] },
+  ...tseslint.configs.recommended,
+  {
+    files: ['**/*.ts'],
+    plugins: { '@nx': nx },
+    languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
+    rules: {
+      '@nx/enforce-module-boundaries': [
+        'error',
+        {
+          depConstraints: Object.entries(allowed).map(([scope, below]) => ({
+            sourceTag: `scope:${scope}`,
+            onlyDependOnLibsWithTags: [scope, ...below].map((name) => `scope:${name}`),
+          })),
+        },
+      ],
+      '@typescript-eslint/no-floating-promises': 'error',
+      '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_' }],
+    },
+  },
+  prettier,
+);

@@ -1,0 +1,63 @@
+import { open, rename, rm } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+
+import { UserError } from './user-error.ts';
+
+/** The name a file has until it is complete. */
+export function asideOf(path: string): string {
+  return join(dirname(path), `.${basename(path)}.${process.pid}.partial`);
+}
+
+/**
+ * Writes what `fill` writes into a new file beside `path`, synced, and returns its name; `publish` gives it the final one.
+ * Whatever fails removes it. @throws UserError where the folder is absent, read-only or full.
+ */
+export async function writeAside(path: string, fill: (file: FileHandle) => Promise<void>): Promise<string> {
+  const aside = asideOf(path);
+  let file: FileHandle | undefined;
+  try {
+    file = await open(aside, 'w');
+    await fill(file);
+    await file.sync();
+    await file.close();
+    return aside;
+  } catch (error) {
+    await file?.close().catch(() => undefined);
+    await rm(aside, { force: true }).catch(() => undefined);
+    const code = (error as NodeJS.ErrnoException).code;
+    if (!code) throw error;
+    throw new UserError(`${path}: cannot be written (${code}); is its folder there, writable, and the disk not full?`);
+  }
+}
+
+/** Gives files written aside their final names, in order, and makes that survive a power cut. */
+export async function publish(paths: readonly string[]): Promise<void> {
+  for (const path of paths) await rename(asideOf(path), path);
+  for (const folder of new Set(paths.map((path) => dirname(path)))) await syncFolder(folder);
+}
+
+/** Removes what was written aside for these paths and not published. */
+export async function discard(paths: readonly string[]): Promise<void> {
+  for (const path of paths) await rm(asideOf(path), { force: true });
+}
+
+async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Writes a value as indented JSON, complete or absent. */
+export async function writeJson(path: string, value: unknown): Promise<void> {
+  await writeJsonAside(path, value);
+  await publish([path]);
+}
+
+/** Writes a value as indented JSON beside `path`; `publish` follows. */
+export async function writeJsonAside(path: string, value: unknown): Promise<void> {
+  await writeAside(path, (file) => file.writeFile(`${JSON.stringify(value, undefined, 2)}\n`));
+}

@@ -1,0 +1,48 @@
+import { readFileSync, statSync } from 'node:fs';
+
+import { scanJson } from './json-scan.ts';
+import { UserError } from './user-error.ts';
+
+export type JsonObject = Record<string, unknown>;
+
+/** Deeper than any config or index, shallow enough to parse in little memory. */
+const maxDepth = 100;
+
+/** Reads a JSON object of at most `maxBytes`. @throws UserError where it is absent, too large or not a JSON object. */
+export function readJsonObject(path: string, maxBytes: number): JsonObject {
+  const text = readBounded(path, maxBytes);
+  if (scanJson(text, maxDepth).tooDeep) throw new UserError(`${path}: nests deeper than ${maxDepth} brackets`);
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new UserError(`${path}: not valid JSON (${(error as Error).message})`);
+  }
+  if (!isObject(value)) throw new UserError(`${path}: expected a JSON object, found ${brief(value)}`);
+  return value;
+}
+
+function readBounded(path: string, maxBytes: number): string {
+  try {
+    const { size } = statSync(path);
+    if (size > maxBytes)
+      throw new UserError(`${path}: ${size} bytes, more than the ${maxBytes} expected of such a file`);
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    const code = (error as NodeJS.ErrnoException).code;
+    throw new UserError(
+      `${path}: cannot be read (${code}); expected a model folder in Hugging Face layout, which holds it`,
+    );
+  }
+}
+
+export function isObject(value: unknown): value is JsonObject {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** A value as JSON, cut to fit a line of a message. */
+export function brief(value: unknown): string {
+  const text = JSON.stringify(value) ?? 'nothing';
+  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
+}

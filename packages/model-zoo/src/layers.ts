@@ -1,0 +1,174 @@
+import { attribute, dtypes, matMul2d, operation, tf } from '@blockwise/tensorflow';
+
+/**
+ * The pieces that Llama-like models share, each with a hand-written gradient: fewer and larger operations than TensorFlow.js's autodiff
+ * would leave. Letters: N rows (tokens), H hidden size, B sequences, T their length, A query heads, K key-value heads, G = A / K, D head size.
+ */
+
+type Grads = tf.Tensor[];
+type Differentiable = (
+  save: tf.GradSaveFunc,
+  ...inputs: tf.Tensor[]
+) => {
+  value: tf.Tensor;
+  gradFunc: (dy: tf.Tensor, saved: tf.Tensor[]) => Grads;
+};
+
+/** tf.customGrad with the save function first, so that inputs keep their types. */
+function differentiable(body: Differentiable): (...inputs: tf.Tensor[]) => tf.Tensor {
+  const wrapped = tf.customGrad((...args) => {
+    const save = args.pop() as unknown as tf.GradSaveFunc;
+    return body(save, ...(args as tf.Tensor[])) as ReturnType<Parameters<typeof tf.customGrad>[0]>;
+  });
+  return wrapped as (...inputs: tf.Tensor[]) => tf.Tensor;
+}
+
+const T = attribute.type('T', dtypes.float32.code);
+
+/** Products of the last two axes over broadcast leading ones. */
+function batchMatMul(a: tf.Tensor, b: tf.Tensor, transposeA = false, transposeB = false): tf.Tensor {
+  const attributes = [T, attribute.bool('adj_x', transposeA), attribute.bool('adj_y', transposeB)];
+  return operation('BatchMatMulV2', attributes, [a, b])[0];
+}
+
+/** Sums the rows of [N, H] into [H]. */
+const sumRows = (x: tf.Tensor) => tf.sum(x, 0);
+
+/**
+ * y = x W^T + b.
+ * @param x float32 [N, inputs]
+ * @param weight float32 [outputs, inputs], PyTorch's layout
+ * @param bias float32 [outputs], or none
+ * @returns float32 [N, outputs]
+ */
+export function linear(x: tf.Tensor2D, weight: tf.Tensor, bias?: tf.Tensor): tf.Tensor2D {
+  const product = differentiable((save, x, weight) => {
+    save([x, weight]);
+    return {
+      value: matMul2d(x, weight, false, true),
+      gradFunc: (dy, [x, weight]) => [matMul2d(dy, weight), matMul2d(dy, x, true)],
+    };
+  });
+  const y = product(x, weight) as tf.Tensor2D;
+  return bias ? tf.add(y, bias) : y;
+}
+
+/**
+ * Rows of the embedding.
+ * @param ids int32 [N]
+ * @param weight float32 [vocabulary, H]
+ * @returns float32 [N, H]; its gradient is dense, [vocabulary, H]
+ */
+export function embedding(ids: tf.Tensor1D, weight: tf.Tensor): tf.Tensor2D {
+  const lookUp = differentiable((save, weight) => {
+    save([ids]);
+    const rows = weight.shape[0];
+    return {
+      value: tf.gather(weight, ids),
+      gradFunc: (dy, [ids]) => [tf.unsortedSegmentSum(dy, ids as tf.Tensor1D, rows)],
+    };
+  });
+  return lookUp(weight) as tf.Tensor2D;
+}
+
+/**
+ * Root-mean-square normalisation (arXiv 1910.07467, as in transformers' LlamaRMSNorm): y = w x / sqrt(mean(x^2) + eps).
+ * With r = 1 / sqrt(...), n = r x and g = w dy: dx = r (g - n mean(g n)), dw = sum over rows of dy n.
+ * @param x float32 [N, H]
+ * @param weight float32 [H]
+ * @returns float32 [N, H]
+ */
+export function rmsNorm(x: tf.Tensor2D, weight: tf.Tensor, eps: number): tf.Tensor2D {
+  const norm = differentiable((save, x, weight) => {
+    const scale = tf.rsqrt(tf.add(tf.mean(tf.square(x), -1, true), eps));
+    const normed = tf.mul(x, scale);
+    save([normed, scale, weight]);
+    return {
+      value: tf.mul(normed, weight),
+      gradFunc: (dy, [normed, scale, weight]) => {
+        const g = tf.mul(dy, weight);
+        const along = tf.mean(tf.mul(g, normed), -1, true);
+        return [tf.mul(scale, tf.sub(g, tf.mul(normed, along))), sumRows(tf.mul(dy, normed))];
+      },
+    };
+  });
+  return norm(x, weight) as tf.Tensor2D;
+}
+
+/** (x1, x2) -> (-x2, x1) over the two halves of the last axis, as transformers lays heads out. */
+function rotateHalf(x: tf.Tensor4D): tf.Tensor4D {
+  const [first, second] = tf.split(x, 2, 3) as tf.Tensor4D[];
+  return tf.concat([tf.neg(second), first], 3);
+}
+
+const rotate = (x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor) =>
+  tf.add(tf.mul(x, cos), tf.mul(rotateHalf(x as tf.Tensor4D), sin));
+
+/**
+ * Rotary position embedding (arXiv 2104.09864): each head turned by its position's angles. A rotation's gradient is the rotation back.
+ * @param x float32 [B, T, heads, D]
+ * @param cos float32 [B or 1, T, 1, D]
+ * @param sin the same
+ */
+export function rotary(x: tf.Tensor4D, cos: tf.Tensor, sin: tf.Tensor): tf.Tensor4D {
+  const turned = differentiable((save, x) => {
+    save([cos, sin]);
+    return { value: rotate(x, cos, sin), gradFunc: (dy, [cos, sin]) => [rotate(dy, cos, tf.neg(sin))] };
+  });
+  return turned(x) as tf.Tensor4D;
+}
+
+/**
+ * Attention(Q, K, V) = softmax(Q K^T / sqrt(D) + mask) V (arXiv 1706.03762). Grouped queries are folded into rows, so that the keys of a
+ * group are never copied.
+ * @param queries float32 [B, K, G * T, D]
+ * @param keys float32 [B, K, S, D]
+ * @param values float32 [B, K, S, D]
+ * @param mask float32 [B or 1, 1, 1, T, S], 0 where a query may look and a large negative number elsewhere
+ * @returns float32 [B, K, G * T, D]
+ */
+export function attention(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, mask: tf.Tensor): tf.Tensor4D {
+  const [B, K, rows, D] = queries.shape;
+  const [length, span] = mask.shape.slice(-2);
+  const attend = differentiable((save, queries, keys, values) => {
+    const scaled = tf.mul(queries, 1 / Math.sqrt(D));
+    const scores = tf.reshape(batchMatMul(scaled, keys, false, true), [B, K, rows / length, length, span]);
+    const weights = tf.reshape(operation('Softmax', [T], [tf.add(scores, mask)])[0], [B, K, rows, span]);
+    save([scaled, keys, values, weights]);
+    return {
+      value: batchMatMul(weights, values),
+      gradFunc: (dy, [scaled, keys, values, weights]) => {
+        const dWeights = batchMatMul(dy, values, false, true);
+        const through = tf.mul(dWeights, weights);
+        const dScores = tf.sub(through, tf.mul(weights, tf.sum(through, -1, true)));
+        return [
+          tf.mul(batchMatMul(dScores, keys), 1 / Math.sqrt(D)),
+          batchMatMul(dScores, scaled, true),
+          batchMatMul(weights, dy, true),
+        ];
+      },
+    };
+  });
+  return attend(queries, keys, values) as tf.Tensor4D;
+}
+
+/**
+ * silu(gate) * up (arXiv 2002.05202), silu(x) = x sigmoid(x). With s = sigmoid(gate): dgate = dy up s (1 + gate (1 - s)).
+ * @param gate float32 [N, inner]
+ * @param up the same
+ */
+export function swiglu(gate: tf.Tensor2D, up: tf.Tensor2D): tf.Tensor2D {
+  const gated = differentiable((save, gate, up) => {
+    const sigmoid = tf.sigmoid(gate);
+    const silu = tf.mul(gate, sigmoid);
+    save([up, sigmoid, silu]);
+    return {
+      value: tf.mul(silu, up),
+      gradFunc: (dy, [up, sigmoid, silu]) => {
+        const slope = tf.add(sigmoid, tf.mul(silu, tf.sub(1, sigmoid)));
+        return [tf.mul(tf.mul(dy, up), slope), tf.mul(dy, silu)];
+      },
+    };
+  });
+  return gated(gate, up) as tf.Tensor2D;
+}

@@ -1,0 +1,154 @@
+import { Parameter, tf, type RawTensor } from '@blockwise/tensorflow';
+import { llamaLayerShapes, llamaWeightShapes, type LlamaConfig } from './config.ts';
+import { attention, embedding, linear, rmsNorm, rotary, swiglu } from './layers.ts';
+import { rotaryTables } from './rotary-tables.ts';
+import type { BatchLayout, Context, Stage, StagedModel, Weights } from './stages.ts';
+
+/**
+ * Llama (1, 2, 3, 3.1): rotary positions, grouped-query attention, RMSNorm before each half of a layer, SwiGLU, no biases by default.
+ * Weight names and mathematics are those of transformers' modeling_llama.py.
+ *
+ * Letters: B sequences, T tokens, N = B * T rows, H hidden_size, A num_attention_heads, K num_key_value_heads, G = A / K, D head_dim.
+ */
+export interface Llama extends StagedModel {
+  readonly config: LlamaConfig;
+}
+
+/** Earlier keys and values of one layer, and where the new ones go: what makes generation linear in the length. */
+export interface LayerCache {
+  /** float32 [1, K, S, D] */
+  readonly keys: tf.Tensor;
+  readonly values: tf.Tensor;
+  /** float32 [S, T]: 1 where new token t takes place s. */
+  readonly place: tf.Tensor;
+}
+
+/** Queries, keys and values of one layer, and what attention makes of them. */
+function selfAttention(config: LlamaConfig, w: Weights, x: tf.Tensor2D, [cos, sin, mask]: Context, cache?: LayerCache) {
+  const { num_attention_heads: A, num_key_value_heads: K, head_dim: D } = config;
+  const T = cos.shape[1]!;
+  const B = x.shape[0] / T;
+  const project = (name: string) => linear(x, w[`self_attn.${name}.weight`], w[`self_attn.${name}.bias`]);
+  const heads = (y: tf.Tensor2D, count: number) => tf.reshape(y, [B, T, count, D]) as tf.Tensor4D;
+  const headsFirst = (y: tf.Tensor4D) => tf.transpose(y, [0, 2, 1, 3]); // [B, T, heads, D] -> [B, heads, T, D]
+
+  const queries = headsFirst(rotary(heads(project('q_proj'), A), cos, sin));
+  const newKeys = headsFirst(rotary(heads(project('k_proj'), K), cos, sin));
+  const newValues = headsFirst(heads(project('v_proj'), K));
+  const [keys, values] = cache
+    ? [merge(cache.keys, newKeys, cache), merge(cache.values, newValues, cache)]
+    : [newKeys, newValues];
+
+  const grouped = tf.reshape(queries, [B, K, (A / K) * T, D]); // the G heads of a group follow each other
+  const attended = tf.reshape(attention(grouped, keys, values, mask), [B, A, T, D]);
+  const joined = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [B * T, A * D]) as tf.Tensor2D;
+  return { y: linear(joined, w['self_attn.o_proj.weight'], w['self_attn.o_proj.bias']), keys, values };
+}
+
+/** The cache with the new entries in their places: float32 [1, K, S, D]. */
+function merge(old: tf.Tensor, fresh: tf.Tensor, { place }: LayerCache): tf.Tensor {
+  const keep = tf.reshape(tf.sub(1, tf.sum(place, 1)), [1, 1, place.shape[0], 1]);
+  return tf.add(tf.mul(old, keep), tf.matMul(tf.expandDims(tf.expandDims(place, 0), 0), fresh));
+}
+
+/** One decoder layer; with a cache, also the cache as it becomes. */
+export function llamaLayer(config: LlamaConfig, w: Weights, x: tf.Tensor, context: Context, cache?: LayerCache) {
+  const eps = config.rms_norm_eps;
+  const input = x as tf.Tensor2D;
+  const { y, keys, values } = selfAttention(
+    config,
+    w,
+    rmsNorm(input, w['input_layernorm.weight'], eps),
+    context,
+    cache,
+  );
+  const middle = tf.add(input, y) as tf.Tensor2D;
+  const normed = rmsNorm(middle, w['post_attention_layernorm.weight'], eps);
+  const gate = linear(normed, w['mlp.gate_proj.weight'], w['mlp.gate_proj.bias']);
+  const up = linear(normed, w['mlp.up_proj.weight'], w['mlp.up_proj.bias']);
+  const down = linear(swiglu(gate, up), w['mlp.down_proj.weight'], w['mlp.down_proj.bias']);
+  return { y: tf.add(middle, down) as tf.Tensor2D, keys, values };
+}
+
+/** Final norm and vocabulary projection, row by row: float32 [rows, H] -> logits, float32 [rows, vocab_size]. */
+export function llamaHead(config: LlamaConfig, w: Weights, x: tf.Tensor): tf.Tensor2D {
+  return linear(rmsNorm(x as tf.Tensor2D, w['norm.weight'], config.rms_norm_eps), w['lm_head.weight']);
+}
+
+/** The stages over given parameters. Names inside a stage are without the prefix that its place in the model gives. */
+function llamaStages(config: LlamaConfig, parameters: ReadonlyMap<string, Parameter>): Stage[] {
+  const parameter = (name: string) => parameters.get(name)!;
+  const table = 'model.embed_tokens.weight';
+  const layerNames = [...llamaLayerShapes(config).keys()];
+  const layers = Array.from({ length: config.num_hidden_layers }, (_, i): Stage => {
+    const name = `model.layers.${i}`;
+    return {
+      name,
+      kind: 'layer',
+      parameters: new Map(layerNames.map((local) => [local, parameter(`${name}.${local}`)])),
+      forward: (w, x, context) => llamaLayer(config, w, x, context).y,
+    };
+  });
+  const embed: Stage = {
+    name: 'model.embed_tokens',
+    kind: 'embedding',
+    parameters: new Map([['embed_tokens.weight', parameter(table)]]),
+    forward: (w, ids) => embedding(ids as tf.Tensor1D, w['embed_tokens.weight']),
+  };
+  const head: Stage = {
+    name: 'lm_head',
+    kind: 'head',
+    parameters: new Map([
+      ['norm.weight', parameter('model.norm.weight')],
+      ['lm_head.weight', parameter(config.tie_word_embeddings ? table : 'lm_head.weight')],
+    ]),
+    forward: (w, x) => llamaHead(config, w, x),
+  };
+  return [embed, ...layers, head];
+}
+
+/** A masked score: exp() of it is exactly 0, and sums of two of them stay finite. */
+const masked = -1e30;
+
+/**
+ * cos, sin: float32 [1 or B, T, 1, D]; mask: float32 [1 or B, 1, 1, T, T]. Right padding needs no mask of its own: under the causal mask no
+ * real token sees the padding behind it.
+ */
+export function llamaContext(config: LlamaConfig, layout: BatchLayout): tf.Tensor[] {
+  const { batchSize: B, length: T, positionIds, segmentIds } = layout;
+  const rows = segmentIds ? B : 1;
+  const { cos, sin } = rotaryTables(config, positionIds.subarray(0, rows * T));
+  const mask = new Float32Array(rows * T * T);
+  for (let b = 0; b < rows; b++) {
+    for (let query = 0; query < T; query++) {
+      for (let key = 0; key < T; key++) {
+        const sees = key <= query && (!segmentIds || segmentIds[b * T + key] === segmentIds[b * T + query]);
+        if (!sees) mask[(b * T + query) * T + key] = masked;
+      }
+    }
+  }
+  const table = (values: Float32Array) => tf.tensor4d(values, [rows, T, 1, config.head_dim]);
+  return [table(cos), table(sin), tf.tensor5d(mask, [rows, 1, 1, T, T])];
+}
+
+/**
+ * A Llama over given weights, taken over: every name of llamaWeightShapes(config) with its shape.
+ * @throws RangeError naming the first weight that is missing or has another shape (openLlama() reports all of a folder's)
+ */
+export function createLlama(config: LlamaConfig, weights: ReadonlyMap<string, RawTensor>): Llama {
+  const parameters = new Map<string, Parameter>();
+  for (const [name, shape] of llamaWeightShapes(config)) {
+    const weight = weights.get(name);
+    if (!weight) throw new RangeError(`weight ${name} of shape [${shape}] is missing`);
+    if (weight.shape.join() !== shape.join())
+      throw new RangeError(`weight ${name} has shape [${weight.shape}]; config.json implies [${shape}]`);
+    parameters.set(name, new Parameter(name, weight));
+  }
+  return {
+    config,
+    parameters,
+    stages: llamaStages(config, parameters),
+    context: (layout) => llamaContext(config, layout),
+    dispose: () => parameters.forEach((parameter) => parameter.dispose()),
+  };
+}

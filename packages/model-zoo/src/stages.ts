@@ -1,0 +1,49 @@
+import type { Parameter, tf } from '@blockwise/tensorflow';
+
+/**
+ * A model as training sees it: an ordered list of stages, each a function of its own weights and the output of the stage below.
+ * Letters: B sequences, T tokens in each, N = B * T rows, H hidden size.
+ */
+
+/** What every stage of a batch may look at beside its input: positions and attention mask, in a fixed order. Borrowed. */
+export type Context = readonly tf.Tensor[];
+
+/** A stage's float32 weights by the name they have inside the stage (`self_attn.q_proj.weight`). */
+export type Weights = Readonly<Record<string, tf.Tensor>>;
+
+/** One step of the walk through a model. */
+export interface Stage {
+  /** Its Hugging Face prefix: `model.layers.3`. */
+  readonly name: string;
+  /** Stages of one kind compute the same function of weights of the same shapes, so they share compiled functions. */
+  readonly kind: string;
+  /** Name inside the stage -> the parameter. A tied weight may appear in two stages. */
+  readonly parameters: ReadonlyMap<string, Parameter>;
+  /**
+   * The stage's function, in TensorFlow.js operations. The first stage takes token ids, int32 [N]; the others take float32 [N, H]; all
+   * return float32 [N, H] but the last, which works on each row alone and returns logits, float32 [rows, vocabulary].
+   */
+  forward(weights: Weights, x: tf.Tensor, context: Context): tf.Tensor;
+}
+
+/** The shape of one batch and what attends to what. */
+export interface BatchLayout {
+  readonly batchSize: number;
+  readonly length: number;
+  /** int32 [B * T]: each token's position in its own example. */
+  readonly positionIds: Int32Array;
+  /** int32 [B * T], for packed rows: tokens attend within their segment; 0 is padding. Absent: one example a row, padded on the right. */
+  readonly segmentIds?: Int32Array;
+}
+
+/** A model that training, evaluation and generation can walk through. */
+export interface StagedModel {
+  /** Every weight once, by Hugging Face name. */
+  readonly parameters: ReadonlyMap<string, Parameter>;
+  /** Embedding, layers in order, head. */
+  readonly stages: readonly Stage[];
+  /** The context tensors of a batch; the caller disposes them. */
+  context(layout: BatchLayout): tf.Tensor[];
+  /** Frees every weight. */
+  dispose(): void;
+}

@@ -1,0 +1,96 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { dtypeOfCode, dtypes, type DType } from './dtypes.ts';
+import { idOfAny, RawTensor, wrapAny, type AnyTensor } from './raw-tensor.ts';
+import { currentRuntime } from './runtime.ts';
+
+/** A TensorFlow.js function compiled to one TensorFlow function per shape of its inputs. */
+export interface CompiledFunction<Outputs extends AnyTensor[] = tf.Tensor[]> {
+  /** Runs it; inputs are borrowed, outputs are the caller's. Inside another compiled function its body is traced in line. */
+  (...inputs: AnyTensor[]): Outputs;
+  /** The same off the main thread, so that the event loop stays alive. */
+  async(...inputs: AnyTensor[]): Promise<Outputs>;
+  /** Variants traced so far and alive, one per combination of input shapes and dtypes. */
+  readonly variants: number;
+  /** Seconds spent tracing. */
+  readonly compileSeconds: number;
+  /** Forgets every variant. */
+  dispose(): void;
+}
+
+/** Compiled variants kept per function; the least recently used one goes first. Buckets of lengths keep real runs far below. */
+const maximumVariants = 64;
+let functions = 0;
+
+/**
+ * Compiles `body`, TensorFlow.js code over tensors (autodiff included), into TensorFlow graph functions: traced once per combination of
+ * input shapes and dtypes, then called as one operation. Whatever `body` reads from JavaScript is frozen at the first trace, so values
+ * that change from call to call have to be inputs. Small outside tensors become constants; a larger one throws a TensorUseError.
+ *
+ * The function is called by its name: calling it through PartitionedCall would run the graph optimiser, whose remapper replaces
+ * attention by a reference kernel forty times slower.
+ */
+export function compile<Outputs extends AnyTensor[] = tf.Tensor[]>(
+  name: string,
+  body: (...inputs: AnyTensor[]) => Outputs,
+): CompiledFunction<Outputs> {
+  const variants = new Map<string, string>();
+  let compileSeconds = 0;
+
+  const variantFor = (inputs: AnyTensor[]): string => {
+    const key = inputs.map((x) => `${x.dtype}[${x.shape}]`).join();
+    let variant = variants.get(key);
+    variants.delete(key);
+    if (!variant) {
+      const begin = performance.now();
+      variant = trace(`${name}_${functions++}`, inputs, body);
+      compileSeconds += (performance.now() - begin) / 1000;
+      if (variants.size >= maximumVariants) evictOldest(variants);
+    }
+    variants.set(key, variant);
+    return variant;
+  };
+
+  const call = (...inputs: AnyTensor[]): Outputs => {
+    const runtime = currentRuntime();
+    if (runtime.isTracing) return body(...inputs);
+    return runtime.execute(variantFor(inputs), [], inputs.map(idOfAny)).map(wrapAny) as Outputs;
+  };
+  return Object.defineProperties(call as CompiledFunction<Outputs>, {
+    async: {
+      value: async (...inputs: AnyTensor[]) =>
+        (await currentRuntime().executeAsync(variantFor(inputs), [], inputs.map(idOfAny))).map(wrapAny) as Outputs,
+    },
+    variants: { get: () => variants.size },
+    compileSeconds: { get: () => compileSeconds },
+    dispose: {
+      value: () => {
+        for (const variant of variants.values()) currentRuntime().removeFunction(variant);
+        variants.clear();
+      },
+    },
+  });
+}
+
+function evictOldest(variants: Map<string, string>): void {
+  const [key, variant] = variants.entries().next().value!;
+  currentRuntime().removeFunction(variant);
+  variants.delete(key);
+}
+
+function trace(name: string, inputs: AnyTensor[], body: (...inputs: AnyTensor[]) => AnyTensor[]): string {
+  const runtime = currentRuntime();
+  const types = inputs.map((x) => ({ dtype: dtypes[x.dtype as DType].code as number, shape: x.shape }));
+  runtime.trace(name, types, (ids) => {
+    let outputs: number[] = [];
+    tf.tidy(() => {
+      const symbols = ids.map((id, i) =>
+        inputs[i] instanceof RawTensor
+          ? new RawTensor(id, dtypeOfCode(types[i].dtype), types[i].shape)
+          : wrapAny(runtime.describe(id)),
+      );
+      outputs = body(...symbols).map(idOfAny);
+    });
+    return outputs;
+  });
+  return name;
+}

@@ -1,0 +1,148 @@
+import { setAttributes, type Attribute } from './attributes.ts';
+import { TensorUseError, tensorFlowError } from './errors.ts';
+import { cstring, type GraphOutput, type Pointer, type TensorFlowFunctions } from './library.ts';
+
+/** A value inside a graph under construction: which output of which node, its TF_DataType code and its shape. */
+export interface Symbol {
+  readonly output: GraphOutput;
+  readonly dtype: number;
+  readonly shape: number[];
+}
+
+/** Identifiers of symbols live above every address, so one number tells a symbol from a tensor handle. */
+const firstSymbol = 2 ** 52;
+let nextSymbol = firstSymbol;
+
+export const isSymbol = (id: number) => id >= firstSymbol;
+
+/** Inputs of these operations that form a list (`TF_AddInputList`): all of them, or all but the last. */
+const listInputs: Record<string, 'all' | 'all but last'> = {
+  AddN: 'all',
+  ConcatV2: 'all but last',
+  Einsum: 'all',
+  IdentityN: 'all',
+  Pack: 'all',
+};
+
+/** A larger array inside a compiled function would be copied into the graph: it has to be an input instead. */
+const largestConstantBytes = 4096;
+
+/** TF_Output arrays as C lays them out: 8 bytes of pointer, 4 of index, 4 of padding. */
+function packOutputs(outputs: readonly GraphOutput[]): Buffer {
+  const bytes = Buffer.alloc(16 * outputs.length);
+  outputs.forEach(({ oper, index }, i) => {
+    bytes.writeBigInt64LE(BigInt(oper), 16 * i);
+    bytes.writeInt32LE(index, 16 * i + 8);
+  });
+  return bytes;
+}
+
+/** A TensorFlow graph being built node by node, to become a function that runs as one operation. */
+export class Graph {
+  private readonly graph: Pointer;
+  private readonly symbols = new Map<number, Symbol>();
+  private nodes = 0;
+
+  constructor(
+    private readonly api: TensorFlowFunctions,
+    private readonly status: Pointer,
+    /** Reads a real tensor handle met while tracing, so that it can become a constant of the graph. */
+    private readonly resolve: (handle: Pointer) => Pointer,
+  ) {
+    this.graph = api.TF_NewGraph();
+  }
+
+  /** The symbol behind an identifier. Throws where the identifier is of another graph or already consumed. */
+  symbol(id: number): Symbol {
+    const symbol = this.symbols.get(id);
+    if (!symbol) throw new TensorUseError('a value of another compiled function is used here: pass it as an input');
+    return symbol;
+  }
+
+  /** Declares an input of the function; returns its identifier. */
+  input(dtype: number, shape: readonly number[]): number {
+    return this.node(
+      'Placeholder',
+      [
+        { name: 'dtype', type: 4, value: dtype },
+        { name: 'shape', type: 5, value: shape },
+      ],
+      [],
+    )[0];
+  }
+
+  /** Adds a node; inputs are identifiers of symbols, or real handles, which become constants. Returns one identifier per output. */
+  node(type: string, attributes: readonly Attribute[], inputs: readonly number[]): number[] {
+    const { api } = this;
+    const outputs = inputs.map((id) => (isSymbol(id) ? this.symbol(id).output : this.constant(id)));
+    const description = api.TF_NewOperation(this.graph, cstring(type), `n${this.nodes++}`);
+    const lists = listInputs[type];
+    if (lists) {
+      const count = lists === 'all' ? outputs.length : outputs.length - 1;
+      api.TF_AddInputList(description, packOutputs(outputs.slice(0, count)), count);
+      outputs.slice(count).forEach((value) => api.TF_AddInput(description, value));
+    } else {
+      outputs.forEach((value) => api.TF_AddInput(description, value));
+    }
+    setAttributes(api, 'graph', description, attributes, this.status);
+    const oper = api.TF_FinishOperation(description, this.status) as Pointer;
+    this.check(type, inputs);
+    return Array.from({ length: api.TF_OperationNumOutputs(oper) }, (_, index) => this.register({ oper, index }));
+  }
+
+  private register(output: GraphOutput): number {
+    const { api, graph, status } = this;
+    const rank = api.TF_GraphGetTensorNumDims(graph, output, status) as number;
+    const dims = new BigInt64Array(Math.max(rank, 0));
+    if (rank > 0) api.TF_GraphGetTensorShape(graph, output, dims, rank, status);
+    const id = nextSymbol++;
+    this.symbols.set(id, { output, dtype: api.TF_OperationOutputType(output), shape: Array.from(dims, Number) });
+    return id;
+  }
+
+  private constant(handle: Pointer): GraphOutput {
+    const { api, status } = this;
+    const tensor = this.resolve(handle);
+    try {
+      const bytes = api.TF_TensorByteSize(tensor) as number;
+      if (bytes > largestConstantBytes)
+        throw new TensorUseError(
+          `a tensor of ${bytes} bytes from outside is used inside a compiled function: pass it as an input (only constants up to ${largestConstantBytes} bytes are captured)`,
+        );
+      const description = api.TF_NewOperation(this.graph, cstring('Const'), `n${this.nodes++}`);
+      api.TF_SetAttrTensor(description, cstring('value'), tensor, status);
+      api.TF_SetAttrType(description, cstring('dtype'), this.dtypeOf(handle));
+      const oper = api.TF_FinishOperation(description, status) as Pointer;
+      this.check('Const', []);
+      return { oper, index: 0 };
+    } finally {
+      api.TF_DeleteTensor(tensor);
+    }
+  }
+
+  private dtypeOf(handle: Pointer): number {
+    return this.api.TFE_TensorHandleDataType(handle);
+  }
+
+  private check(type: string, inputs: readonly number[]): void {
+    const code = this.api.TF_GetCode(this.status);
+    if (code === 0) return;
+    const shapes = inputs.map((id) => (isSymbol(id) ? `[${this.symbol(id).shape}]` : 'constant'));
+    throw tensorFlowError(code, type, shapes, this.api.TF_Message(this.status));
+  }
+
+  /** Closes the graph into a TF_Function called `name`; the caller adds it to a context and deletes it. */
+  toFunction(name: string, inputs: readonly number[], outputs: readonly number[]): Pointer {
+    const pack = (ids: readonly number[]) => packOutputs(ids.map((id) => this.symbol(id).output));
+    const result = this.api.TF_GraphToFunction(
+      this.graph, cstring(name), 0, -1, 0, inputs.length, pack(inputs), outputs.length, pack(outputs), 0, 0, 0, this.status,
+    ); // prettier-ignore
+    this.check(`function ${name}`, []);
+    return result;
+  }
+
+  dispose(): void {
+    this.symbols.clear();
+    this.api.TF_DeleteGraph(this.graph);
+  }
+}

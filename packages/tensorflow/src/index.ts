@@ -1,0 +1,12 @@
+export * as tf from '@tensorflow/tfjs-core';
+export { attribute, type Attribute } from './attributes.ts';
+export { compile, type CompiledFunction } from './compile.ts';
+export { dtypes, elementCount, type DType } from './dtypes.ts';
+export { OutOfMemoryError, TensorFlowError, TensorUseError } from './errors.ts';
+export { describeEngine, initTensorFlow, liveTensors, type TensorFlowOptions } from './init.ts';
+export { MappedFile } from './mapped-file.ts';
+export { MemoryMeter, readMemory, resetPeakMemory, type MemoryPeaks, type MemoryReading } from './memory.ts';
+export { linear, matMul2d, operation, sparseSoftmaxCrossEntropy } from './operations.ts';
+export { Parameter } from './parameter.ts';
+export { cast, RawTensor, toRaw, type AnyTensor, type Rounding } from './raw-tensor.ts';
+export { Variable, type AdamScalars } from './variable.ts';

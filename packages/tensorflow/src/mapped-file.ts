@@ -1,0 +1,76 @@
+import { closeSync, fstatSync, openSync } from 'node:fs';
+import { dtypes, elementCount, type DType } from './dtypes.ts';
+import { TensorUseError } from './errors.ts';
+import { libc, type Pointer } from './library.ts';
+import { RawTensor } from './raw-tensor.ts';
+import { currentRuntime } from './runtime.ts';
+
+const PROT_READ = 1;
+const MAP_SHARED = 1;
+const MADV_DONTNEED = 4;
+const pageBytes = 4096;
+
+/**
+ * A file mapped read-only. Tensors over it take no anonymous memory: their pages come from the file when first used, and the system
+ * may drop them again. Zero copy where a tensor's offset is a multiple of 64 bytes; TensorFlow copies it otherwise.
+ */
+export class MappedFile {
+  private tensors = 0;
+  private closing = false;
+
+  private constructor(
+    readonly path: string,
+    readonly byteLength: number,
+    private address: Pointer,
+  ) {}
+
+  /** Maps a whole file. Throws the system's error where it cannot be opened, a RangeError where it is empty. */
+  static open(path: string): MappedFile {
+    const file = openSync(path, 'r');
+    try {
+      const { size } = fstatSync(file);
+      if (size === 0) throw new RangeError(`${path} is empty: nothing to map`);
+      const address = libc.mmap(0, size, PROT_READ, MAP_SHARED, file, 0) as Pointer;
+      if (address === -1) throw new Error(`${path}: the system refused to map ${size} bytes`);
+      return new MappedFile(path, size, address);
+    } finally {
+      closeSync(file);
+    }
+  }
+
+  /** A tensor over `shape` elements from byte `offset`. The mapping lives until close() and the disposal of every such tensor. */
+  tensor(offset: number, shape: readonly number[], dtype: DType): RawTensor {
+    const bytes = elementCount(shape) * dtypes[dtype].bytes;
+    if (this.closing) throw new TensorUseError(`${this.path} is closed`);
+    if (!(offset >= 0 && offset + bytes <= this.byteLength))
+      throw new RangeError(`${this.path}: ${bytes} bytes at ${offset} reach past the file's ${this.byteLength}`);
+    this.tensors++;
+    const handle = currentRuntime().createTensorAt(this.address + offset, bytes, shape, dtypes[dtype].code);
+    return new RawTensor(handle, dtype, shape, () => {
+      this.tensors--;
+      this.unmapIfUnused();
+    });
+  }
+
+  /** Tells the system that a part of the file will not be needed soon: its pages leave this process's resident memory. */
+  drop(offset = 0, byteLength = this.byteLength - offset): void {
+    const first = Math.ceil(offset / pageBytes) * pageBytes;
+    const last =
+      offset + byteLength === this.byteLength
+        ? this.byteLength
+        : Math.floor((offset + byteLength) / pageBytes) * pageBytes;
+    if (last > first) libc.madvise(this.address + first, last - first, MADV_DONTNEED);
+  }
+
+  /** Unmaps the file once the last tensor over it is disposed. */
+  close(): void {
+    this.closing = true;
+    this.unmapIfUnused();
+  }
+
+  private unmapIfUnused(): void {
+    if (!this.closing || this.tensors > 0 || !this.address) return;
+    libc.munmap(this.address, this.byteLength);
+    this.address = 0;
+  }
+}

@@ -1,0 +1,107 @@
+import type * as tf from '@tensorflow/tfjs-core';
+import { dtypes, elementCount, type DType } from './dtypes.ts';
+import { cast, RawTensor, toRaw, type AnyTensor, type Rounding } from './raw-tensor.ts';
+import { Variable } from './variable.ts';
+
+/** A weight's life: at rest in its storage dtype while frozen, a float32 master variable while it is trained. */
+export class Parameter {
+  private stored: RawTensor | undefined;
+  private variable: Variable | undefined;
+
+  /** Takes over `stored`. `name` is the weight's Hugging Face name. */
+  constructor(
+    readonly name: string,
+    stored: RawTensor,
+  ) {
+    this.stored = stored;
+    this.shape = stored.shape;
+    this.storageDtype = stored.dtype;
+  }
+
+  readonly shape: readonly number[];
+  readonly storageDtype: DType;
+
+  get elements(): number {
+    return elementCount(this.shape);
+  }
+
+  /** Bytes it takes in memory now: its stored values or its master, not the optimizer's states. */
+  get byteLength(): number {
+    return this.elements * (this.variable ? 4 : dtypes[this.storageDtype].bytes);
+  }
+
+  /** The float32 master, while the parameter is trained. */
+  get master(): Variable | undefined {
+    return this.variable;
+  }
+
+  /**
+   * The values to compute with: the stored tensor, or a read of the master. Give it back with release() before the next update, or that
+   * update copies the whole master.
+   */
+  acquire(): AnyTensor {
+    return this.variable ? this.variable.read() : this.stored!;
+  }
+
+  /** Ends the use of what acquire() returned. */
+  release(values: AnyTensor): void {
+    if (values !== this.stored) values.dispose();
+  }
+
+  /** Makes the float32 master from the stored values, which are freed: full precision from here on. Nothing where it exists. */
+  activate(): void {
+    if (this.variable) return;
+    const values = cast(this.stored!);
+    this.variable = new Variable(values);
+    values.dispose();
+    this.stored!.dispose();
+    this.stored = undefined;
+  }
+
+  /** Rounds the master to the storage dtype and frees it. Nothing where the parameter is at rest. */
+  deactivate(rounding?: Rounding): void {
+    if (!this.variable) return;
+    this.stored = this.toStorage(rounding);
+    this.variable.dispose();
+    this.variable = undefined;
+  }
+
+  private toStorage(rounding?: Rounding): RawTensor {
+    const values = this.variable!.read();
+    const stored = toRaw(values, this.storageDtype, rounding);
+    values.dispose();
+    return stored;
+  }
+
+  /** A copy of the values in the storage dtype (a trained one rounded to nearest), little-endian: what a model file holds. */
+  bytes(): Uint8Array {
+    if (this.stored) return this.stored.bytes();
+    const rounded = this.toStorage();
+    const bytes = rounded.bytes();
+    rounded.dispose();
+    return bytes;
+  }
+
+  /** Replaces the values; takes over `stored`. A trained parameter gets them into its master. */
+  replace(stored: RawTensor): void {
+    if (stored.shape.join() !== this.shape.join())
+      throw new RangeError(`${this.name}: shape [${stored.shape}] cannot replace [${this.shape}]`);
+    if (this.variable) {
+      const values: tf.Tensor = cast(stored);
+      this.variable.assign(values);
+      values.dispose();
+      stored.dispose();
+      return;
+    }
+    if (stored.dtype !== this.storageDtype)
+      throw new RangeError(`${this.name}: ${stored.dtype} values cannot replace ${this.storageDtype} ones`);
+    this.stored!.dispose();
+    this.stored = stored;
+  }
+
+  dispose(): void {
+    this.stored?.dispose();
+    this.variable?.dispose();
+    this.stored = this.variable = undefined;
+  }
+}

@@ -1,0 +1,132 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { attribute } from './attributes.ts';
+import { idOf, wrap } from './backend.ts';
+import { dtypeOfCode, dtypes, elementCount, type DType } from './dtypes.ts';
+import { TensorUseError } from './errors.ts';
+import { currentRuntime, type Value } from './runtime.ts';
+
+/**
+ * A tensor of any dtype outside TensorFlow.js's bookkeeping: weights at rest, in 16 bit or less, perhaps over a mapped file.
+ * Owned by who made it; `dispose()` frees it. tf.tidy() does not see it.
+ */
+export class RawTensor {
+  private handle: number | undefined;
+
+  /** Takes over a handle; use the functions below to make one. */
+  constructor(
+    handle: number,
+    readonly dtype: DType,
+    readonly shape: readonly number[],
+    private readonly onDispose?: () => void,
+  ) {
+    this.handle = handle;
+  }
+
+  /** A tensor holding a copy of little-endian `bytes`. Throws where their number does not fit the shape. */
+  static fromBytes(bytes: Uint8Array, shape: readonly number[], dtype: DType): RawTensor {
+    const expected = elementCount(shape) * dtypes[dtype].bytes;
+    if (bytes.byteLength !== expected)
+      throw new RangeError(`${dtype}[${shape}] takes ${expected} bytes, found ${bytes.byteLength}`);
+    return new RawTensor(currentRuntime().createTensor(bytes, shape, dtypes[dtype].code), dtype, shape);
+  }
+
+  /** The handle or, inside a compiled function, the symbol; borrowed. */
+  get id(): number {
+    if (this.handle === undefined)
+      throw new TensorUseError(`a ${this.dtype}[${this.shape}] tensor is used after dispose()`);
+    return this.handle;
+  }
+
+  get byteLength(): number {
+    return elementCount(this.shape) * dtypes[this.dtype].bytes;
+  }
+
+  /** A copy of the contents, little-endian. */
+  bytes(): Uint8Array {
+    return currentRuntime().read(this.id);
+  }
+
+  dispose(): void {
+    if (this.handle === undefined) return;
+    currentRuntime().delete(this.handle);
+    this.handle = undefined;
+    this.onDispose?.();
+  }
+}
+
+/** What operations and compiled functions take. */
+export type AnyTensor = tf.Tensor | RawTensor;
+
+/** The handle or symbol of either kind of tensor; borrowed. */
+export function idOfAny(x: AnyTensor): number {
+  return x instanceof RawTensor ? x.id : idOf(x);
+}
+
+/** Dtypes that TensorFlow.js itself computes in. */
+const native = new Set<number>([dtypes.float32.code, dtypes.int32.code, dtypes.bool.code]);
+
+/** A result as a TensorFlow.js tensor where TensorFlow.js knows its dtype, else as a RawTensor. */
+export function wrapAny(value: Value): AnyTensor {
+  return native.has(value.dtype) ? wrap(value) : new RawTensor(value.id, dtypeOfCode(value.dtype), value.shape);
+}
+
+function castValue(id: number, from: DType, to: DType): Value {
+  const runtime = currentRuntime();
+  if (from === to) return runtime.describe(runtime.share(id));
+  const attributes = [attribute.type('SrcT', dtypes[from].code), attribute.type('DstT', dtypes[to].code)];
+  return runtime.execute('Cast', attributes, [id])[0];
+}
+
+/** A new TensorFlow.js float32 tensor with the values of `x`. Where `x` is float32 already, both share one buffer. */
+export function cast(x: AnyTensor, _dtype: 'float32' = 'float32'): tf.Tensor {
+  return wrap(castValue(idOfAny(x), x.dtype as DType, 'float32'));
+}
+
+/** How a float32 value becomes a 16-bit one. */
+export type Rounding = { mode: 'nearest' } | { mode: 'stochastic'; seed: number };
+
+/**
+ * A new RawTensor of the given dtype with the values of a float32 `x` (one buffer with `x` where the dtype is float32).
+ * Stochastic rounding (bfloat16 only) rounds up with the probability of the part cut off, so its mean is the float32 value and small
+ * updates are not lost on average.
+ * @throws RangeError where stochastic rounding is asked for another dtype.
+ */
+export function toRaw(x: tf.Tensor, dtype: DType, rounding: Rounding = { mode: 'nearest' }): RawTensor {
+  const exact = dtype === 'float32';
+  if (rounding.mode === 'stochastic' && !exact) return roundStochastically(x, dtype, rounding.seed);
+  const { id, shape } = castValue(idOf(x), x.dtype as DType, dtype);
+  return new RawTensor(id, dtype, shape);
+}
+
+const UINT32 = 22;
+
+/** bfloat16 is the upper half of float32: add 16 random bits to the lower half, let them carry, keep the upper half. */
+function roundStochastically(x: tf.Tensor, dtype: DType, seed: number): RawTensor {
+  if (dtype !== 'bfloat16') throw new RangeError(`stochastic rounding is made for bfloat16, not ${dtype}`);
+  const runtime = currentRuntime();
+  const owned: number[] = [];
+  const keep = (id: number) => (owned.push(id), id);
+  const one = (name: string, attributes: ReturnType<typeof attribute.type>[], ...inputs: number[]) =>
+    keep(runtime.execute(name, attributes, inputs)[0].id);
+  const constant = (value: number) =>
+    keep(runtime.createTensor(new Uint8Array(Uint32Array.of(value).buffer), [], UINT32));
+  const ints = (...values: number[]) =>
+    keep(runtime.createTensor(new Uint8Array(Int32Array.from(values).buffer), [values.length], dtypes.int32.code));
+  const T = attribute.type('T', UINT32);
+  const int32 = dtypes.int32.code;
+  const randomAttributes = [
+    attribute.type('dtype', UINT32),
+    attribute.type('T', int32),
+    attribute.type('Tseed', int32),
+  ];
+  const random = one('StatelessRandomUniformFullInt', randomAttributes, ints(...x.shape), ints(seed | 0, 0x626c6b));
+  const noise = one('BitwiseAnd', [T], random, constant(0xffff));
+  const bits = one('Bitcast', [attribute.type('T', dtypes.float32.code), attribute.type('type', UINT32)], idOf(x));
+  const sum = one('AddV2', [T], bits, noise);
+  const upper = one('RightShift', [T], sum, constant(16));
+  const half = one('Cast', [attribute.type('SrcT', UINT32), attribute.type('DstT', dtypes.uint16.code)], upper);
+  const types = [attribute.type('T', dtypes.uint16.code), attribute.type('type', dtypes.bfloat16.code)];
+  const result = runtime.execute('Bitcast', types, [half])[0];
+  owned.forEach((id) => runtime.delete(id));
+  return new RawTensor(result.id, 'bfloat16', result.shape);
+}

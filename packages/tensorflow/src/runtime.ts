@@ -1,0 +1,266 @@
+import process from 'node:process';
+import { int64s, setAttributes, type Attribute } from './attributes.ts';
+import { dtypeOfCode, TF_RESOURCE, TF_STRING } from './dtypes.ts';
+import { TensorUseError, tensorFlowError } from './errors.ts';
+import { Graph, isSymbol } from './graph.ts';
+import { cstring, libc, loadLibrary, type Pointer, type TensorFlowFunctions } from './library.ts';
+
+/** Where and how operations run. */
+export interface RuntimeOptions {
+  device: 'cpu' | 'gpu';
+  /** Threads inside one operation; 0 leaves it to TensorFlow (one per core). */
+  threads: number;
+}
+
+/** What an operation returned: a handle (or a symbol while tracing), its TF_DataType code and its shape. */
+export interface Value {
+  id: number;
+  dtype: number;
+  shape: number[];
+}
+
+/** The most outputs an operation may have: a layer's gradients fit many times over. */
+const maximumOutputs = 1024;
+
+/**
+ * One TensorFlow eager context, and the place where every operation passes: executed at once, or, inside a trace, added to a graph.
+ * It knows handles, shapes and types; it knows nothing of TensorFlow.js, of who owns a handle, or of models.
+ */
+export class Runtime {
+  readonly deviceName: string;
+  private readonly context: Pointer;
+  private readonly status: Pointer;
+  private readonly outputs = new BigInt64Array(maximumOutputs);
+  private readonly outputCount = new Int32Array(1);
+  private graph: Graph | undefined;
+  private handles = 0;
+
+  constructor(
+    readonly api: TensorFlowFunctions,
+    readonly options: RuntimeOptions,
+  ) {
+    this.status = api.TF_NewStatus();
+    const contextOptions = api.TFE_NewContextOptions();
+    const config = configProto(options.threads);
+    api.TFE_ContextOptionsSetConfig(contextOptions, config, config.length, this.status);
+    this.check('TFE_ContextOptionsSetConfig', []);
+    this.context = api.TFE_NewContext(contextOptions, this.status);
+    api.TFE_DeleteContextOptions(contextOptions);
+    this.check('TFE_NewContext', []);
+    const gpu = this.deviceNames().find((name) => name.includes('GPU:0'));
+    if (options.device === 'gpu' && !gpu)
+      throw new Error(
+        'device gpu was asked for, but TensorFlow sees no GPU: check the driver with nvidia-smi and that the CUDA libraries of the tensorflow[and-cuda] wheel are on LD_LIBRARY_PATH, or use device cpu',
+      );
+    const cpu = this.deviceNames().find((name) => name.includes('CPU:0'))!;
+    this.deviceName = options.device === 'gpu' ? gpu! : cpu;
+  }
+
+  /** Full names of the devices TensorFlow sees. */
+  deviceNames(): string[] {
+    const list = this.api.TFE_ContextListDevices(this.context, this.status);
+    this.check('TFE_ContextListDevices', []);
+    const count = this.api.TF_DeviceListCount(list) as number;
+    const names = Array.from({ length: count }, (_, i) => this.api.TF_DeviceListName(list, i, this.status) as string);
+    this.api.TF_DeleteDeviceList(list);
+    return names;
+  }
+
+  /** Handles alive: a leak shows here. */
+  get liveHandles(): number {
+    return this.handles;
+  }
+
+  get isTracing(): boolean {
+    return this.graph !== undefined;
+  }
+
+  /** A new tensor holding a copy of `bytes`. */
+  createTensor(bytes: Uint8Array, shape: readonly number[], dtype: number): Pointer {
+    const tensor = this.api.TF_AllocateTensor(dtype, int64s(shape), shape.length, bytes.byteLength) as Pointer;
+    if (!tensor)
+      throw tensorFlowError(8, 'TF_AllocateTensor', [`[${shape}]`], `no memory for ${bytes.byteLength} bytes`);
+    if (bytes.byteLength > 0) libc.copyIn(this.api.TF_TensorData(tensor), bytes, bytes.byteLength);
+    return this.adopt(tensor);
+  }
+
+  /** A tensor over memory that outlives it (a mapped file). Zero copy where the address is a multiple of 64. */
+  createTensorAt(address: Pointer, byteLength: number, shape: readonly number[], dtype: number): Pointer {
+    const tensor = this.api.TF_NewTensor(dtype, int64s(shape), shape.length, address, byteLength, keepMemory(), 0);
+    return this.adopt(tensor as Pointer);
+  }
+
+  private adopt(tensor: Pointer): Pointer {
+    const handle = this.api.TFE_NewTensorHandle(tensor, this.status);
+    this.api.TF_DeleteTensor(tensor);
+    this.check('TFE_NewTensorHandle', []);
+    this.handles++;
+    return handle;
+  }
+
+  /** Another handle to the same memory. */
+  share(handle: Pointer): Pointer {
+    if (isSymbol(handle)) return handle;
+    const copy = this.api.TFE_TensorHandleCopySharingTensor(handle, this.status);
+    this.check('TFE_TensorHandleCopySharingTensor', []);
+    this.handles++;
+    return copy;
+  }
+
+  delete(handle: Pointer): void {
+    if (isSymbol(handle)) return;
+    this.api.TFE_DeleteTensorHandle(handle);
+    this.handles--;
+  }
+
+  /** Copies a tensor's contents out. Throws inside a trace, where values do not exist yet. */
+  read(handle: Pointer): Uint8Array {
+    if (isSymbol(handle)) throw new TensorUseError('values cannot be read inside a compiled function');
+    const tensor = this.api.TFE_TensorHandleResolve(handle, this.status);
+    this.check('TFE_TensorHandleResolve', []);
+    const bytes = new Uint8Array(this.api.TF_TensorByteSize(tensor));
+    if (bytes.length > 0) libc.copyOut(bytes, this.api.TF_TensorData(tensor), bytes.length);
+    this.api.TF_DeleteTensor(tensor);
+    return bytes;
+  }
+
+  /** Type and shape of a handle or symbol. */
+  describe(id: number): Value {
+    if (isSymbol(id)) {
+      const { dtype, shape } = this.graphInUse().symbol(id);
+      return { id, dtype, shape };
+    }
+    const rank = this.api.TFE_TensorHandleNumDims(id, this.status) as number;
+    const dim = (_: unknown, i: number) => this.api.TFE_TensorHandleDim(id, i, this.status) as number;
+    const shape = Array.from({ length: Math.max(rank, 0) }, dim);
+    return { id, dtype: this.api.TFE_TensorHandleDataType(id), shape };
+  }
+
+  /** Runs an operation or a compiled function; inside a trace, adds it to the graph. Inputs are borrowed, outputs are the caller's. */
+  execute(name: string, attributes: readonly Attribute[], inputs: readonly number[]): Value[] {
+    if (this.graph) return this.graph.node(name, attributes, inputs).map((id) => this.describe(id));
+    const op = this.prepare(name, attributes, inputs);
+    this.outputCount[0] = maximumOutputs;
+    this.api.TFE_Execute(op, this.outputs, this.outputCount, this.status);
+    this.api.TFE_DeleteOp(op);
+    this.check(name, inputs);
+    return this.collect(this.outputs, this.outputCount[0]);
+  }
+
+  /** As execute(), on a worker thread: the event loop stays alive. Never inside a trace. */
+  async executeAsync(name: string, attributes: readonly Attribute[], inputs: readonly number[]): Promise<Value[]> {
+    if (this.graph) throw new TensorUseError('asynchronous calls are not possible inside a compiled function');
+    const { api } = this;
+    const op = this.prepare(name, attributes, inputs);
+    const outputs = new BigInt64Array(maximumOutputs);
+    const count = Int32Array.of(maximumOutputs);
+    const status = this.freeStatuses.pop() ?? api.TF_NewStatus();
+    await new Promise<void>((resolve, reject) =>
+      api.TFE_Execute.async(op, outputs, count, status, (error: Error | null) => (error ? reject(error) : resolve())),
+    );
+    api.TFE_DeleteOp(op);
+    this.freeStatuses.push(status);
+    this.check(name, inputs, status);
+    return this.collect(outputs, count[0]);
+  }
+
+  private readonly freeStatuses: Pointer[] = [];
+
+  private prepare(name: string, attributes: readonly Attribute[], inputs: readonly number[]): Pointer {
+    const { api, status, context } = this;
+    const op = api.TFE_NewOp(context, cstring(name), status) as Pointer;
+    this.check(name, inputs);
+    if (this.options.device === 'gpu') api.TFE_OpSetDevice(op, cstring(this.deviceName), status);
+    setAttributes(api, 'eager', op, attributes, status);
+    for (const input of inputs) {
+      if (isSymbol(input)) throw new TensorUseError(`${name}: a value of a compiled function is used outside of it`);
+      api.TFE_OpAddInput(op, input, status);
+    }
+    this.check(name, inputs);
+    return op;
+  }
+
+  private collect(outputs: BigInt64Array, count: number): Value[] {
+    this.handles += count;
+    return Array.from({ length: count }, (_, i) => this.describe(Number(outputs[i])));
+  }
+
+  /** Builds a function by running `body` on symbols of the given types and shapes, and registers it under `name`. */
+  trace(
+    name: string,
+    inputs: readonly { dtype: number; shape: readonly number[] }[],
+    body: (ids: number[]) => number[],
+  ) {
+    if (this.graph) throw new Error('internal: traces do not nest');
+    const resolve = (handle: Pointer) => this.api.TFE_TensorHandleResolve(handle, this.status) as Pointer;
+    const graph = (this.graph = new Graph(this.api, this.status, resolve));
+    try {
+      const ids = inputs.map(({ dtype, shape }) => graph.input(dtype, shape));
+      const outputs = body(ids);
+      const fn = graph.toFunction(name, ids, outputs);
+      this.api.TFE_ContextAddFunction(this.context, fn, this.status);
+      this.api.TF_DeleteFunction(fn);
+      this.check(name, []);
+    } finally {
+      graph.dispose();
+      this.graph = undefined;
+    }
+  }
+
+  /** Forgets a function that trace() registered. */
+  removeFunction(name: string): void {
+    this.api.TFE_ContextRemoveFunction(this.context, cstring(name), this.status);
+    this.check(name, []);
+  }
+
+  private graphInUse(): Graph {
+    if (!this.graph) throw new TensorUseError('a value of a compiled function is used outside of it');
+    return this.graph;
+  }
+
+  private check(op: string, inputs: readonly number[], status = this.status): void {
+    const code = this.api.TF_GetCode(status) as number;
+    if (code === 0) return;
+    const reason = this.api.TF_Message(status) as string;
+    throw tensorFlowError(code, op, inputs.map((id) => this.typeAndShape(id)), reason); // prettier-ignore
+  }
+
+  private typeAndShape(id: number): string {
+    const { dtype, shape } = this.describe(id);
+    const name = dtype === TF_RESOURCE ? 'resource' : dtype === TF_STRING ? 'string' : dtypeOfCode(dtype);
+    return `${name}[${shape}]`;
+  }
+}
+
+/** ConfigProto bytes: intra_op_parallelism_threads (2), allow_soft_placement (7), gpu_options.allow_growth (6.4). */
+function configProto(threads: number): Uint8Array {
+  const intra = threads > 0 ? [0x10, ...varint(threads)] : [];
+  return Uint8Array.from([...intra, 0x38, 1, 0x32, 2, 0x20, 1]);
+}
+
+function varint(value: number): number[] {
+  return value < 128 ? [value] : [(value & 127) | 128, ...varint(value >>> 7)];
+}
+
+let noop: Pointer = 0;
+
+/** A deallocator that frees nothing (libc's getpid ignores what it is passed): mapped memory belongs to its MappedFile. */
+function keepMemory(): Pointer {
+  return (noop ||= libc.dlsym(0, 'getpid') as Pointer);
+}
+
+let runtime: Runtime | undefined;
+
+/** Starts TensorFlow in this process, once. */
+export function startRuntime(frameworkPath: string, ccPath: string, options: RuntimeOptions): Runtime {
+  process.env.TF_CPP_MIN_LOG_LEVEL ??= '2';
+  return (runtime = new Runtime(loadLibrary(frameworkPath, ccPath), options));
+}
+
+/** The runtime, once initTensorFlow() has run. */
+export function currentRuntime(): Runtime {
+  if (!runtime) throw new Error('TensorFlow is not loaded yet: await initTensorFlow() first');
+  return runtime;
+}
+
+export const hasRuntime = () => runtime !== undefined;
