@@ -10,8 +10,8 @@ export function asideOf(path: string): string {
 }
 
 /**
- * Writes what `fill` writes into a new file beside `path`, synced, and returns its name; `publish` gives it the final one.
- * Whatever fails removes it. @throws UserError where the folder is absent, read-only or full.
+ * Writes what `fill` writes into a new file beside `path`, synced, and returns its name; `publish` gives it the final
+ * one. Whatever fails removes it. @throws UserError where the folder is absent, read-only or full.
  */
 export async function writeAside(path: string, fill: (file: FileHandle) => Promise<void>): Promise<string> {
   const aside = asideOf(path);
@@ -49,15 +49,4 @@ async function syncFolder(folder: string): Promise<void> {
   } finally {
     await handle.close();
   }
-}
-
-/** Writes a value as indented JSON, complete or absent. */
-export async function writeJson(path: string, value: unknown): Promise<void> {
-  await writeJsonAside(path, value);
-  await publish([path]);
-}
-
-/** Writes a value as indented JSON beside `path`; `publish` follows. */
-export async function writeJsonAside(path: string, value: unknown): Promise<void> {
-  await writeAside(path, (file) => file.writeFile(`${JSON.stringify(value, undefined, 2)}\n`));
 }

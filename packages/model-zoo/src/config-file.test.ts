@@ -226,6 +226,15 @@ describe('writing', () => {
     }
   });
 
+  test('keeps whole numbers floats where Python has floats, and integers integers', async () => {
+    await writeConfig(folder, llamaConfigJson(llama3_1_8b), 'bfloat16');
+    const text = readFileSync(join(folder, 'config.json'), 'utf8');
+    expect(text).toContain('"rope_theta": 500000.0,');
+    expect(text).toMatch(/"factor": 8\.0,\s+"low_freq_factor": 1\.0,\s+"high_freq_factor": 4\.0,/);
+    expect(text).toMatch(/"original_max_position_embeddings": 8192\s/);
+    expect(text).toContain('"hidden_size": 4096,');
+  });
+
   test.each([llama2_7b, llama3_1_8b, llama_defaults])('a config of ours reads back equal', async (config) => {
     await writeConfig(folder, llamaConfigJson(config), config.dtype ?? 'float32');
     expect(readLlamaConfig(folder)).toMatchObject({

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 
-import { writeJson } from './atomic-file.ts';
+import { publish, writeAside } from './atomic-file.ts';
 import { llama_defaults } from './config.ts';
 import type { LlamaConfig, RopeParameters, WeightDtype } from './config.ts';
 import { brief, isObject, readJsonObject } from './json-object.ts';
@@ -20,19 +20,21 @@ const maxConfigBytes = 10_000_000;
 const configFile = 'config.json';
 
 /**
- * Keys of config.json that leave Llama's mathematics alone: bookkeeping, generation defaults of old files, output switches.
- * `pretraining_tp` only splits a product into slices, and transformers' own Llama no longer reads it.
+ * Keys of config.json that leave Llama's mathematics alone: bookkeeping, generation defaults of old files, output
+ * switches. `pretraining_tp` only splits a product into slices, and transformers' own Llama no longer reads it.
  */
 const harmlessKeys = new Set(
   (
-    '_name_or_path architectures auto_map _commit_hash transformers_version model_type use_cache torch_dtype dtype torchscript use_bfloat16 ' +
-    '_attn_implementation attn_implementation _attn_implementation_internal _attn_implementation_autoset pretraining_tp gradient_checkpointing ' +
-    'output_attentions output_hidden_states return_dict return_dict_in_generate output_scores chunk_size_feed_forward tf_legacy_loss ' +
-    'id2label label2id num_labels problem_type task_specific_params finetuning_task tokenizer_class prefix sep_token_id decoder_start_token_id ' +
-    'cross_attention_hidden_size forced_bos_token_id forced_eos_token_id max_length min_length do_sample early_stopping num_beams ' +
-    'num_beam_groups diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size ' +
-    'encoder_no_repeat_ngram_size bad_words_ids num_return_sequences remove_invalid_values exponential_decay_length_penalty ' +
-    'suppress_tokens begin_suppress_tokens is_decoder unsloth_fixed unsloth_version max_sequence_length'
+    '_name_or_path architectures auto_map _commit_hash transformers_version model_type use_cache torch_dtype ' +
+    'dtype torchscript use_bfloat16 _attn_implementation attn_implementation _attn_implementation_internal ' +
+    '_attn_implementation_autoset pretraining_tp gradient_checkpointing output_attentions output_hidden_states ' +
+    'return_dict return_dict_in_generate output_scores chunk_size_feed_forward tf_legacy_loss id2label label2id ' +
+    'num_labels problem_type task_specific_params finetuning_task tokenizer_class prefix sep_token_id ' +
+    'decoder_start_token_id cross_attention_hidden_size forced_bos_token_id forced_eos_token_id max_length ' +
+    'min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p ' +
+    'typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids ' +
+    'num_return_sequences remove_invalid_values exponential_decay_length_penalty suppress_tokens ' +
+    'begin_suppress_tokens is_decoder unsloth_fixed unsloth_version max_sequence_length'
   ).split(' '),
 );
 
@@ -72,8 +74,8 @@ const neutralValues: Record<string, readonly unknown[]> = {
 };
 
 /**
- * Reads `config.json` of a model folder. All problems come in one error; keys that change the mathematics and are not supported are
- * problems, other unknown keys are warnings.
+ * Reads `config.json` of a model folder. All problems come in one error; keys that change the mathematics and are not
+ * supported are problems, other unknown keys are warnings.
  * @throws UserError naming the file and each field, what was found and what was expected.
  */
 export function readLlamaConfig(folder: string): LlamaConfigFile {
@@ -181,7 +183,10 @@ function positive(
   return standard;
 }
 
-/** A token id or a list of them; null where there is none. Ids outside the vocabulary (old files have -1) are dropped with a warning. */
+/**
+ * A token id or a list of them; null where there is none. Ids outside the vocabulary (old files have -1) are dropped
+ * with a warning.
+ */
 function tokenIds(
   json: JsonObject,
   key: 'bos_token_id' | 'eos_token_id' | 'pad_token_id',
@@ -211,7 +216,10 @@ const ropeFields = {
   llama3: ['factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings'],
 } as const satisfies Record<RopeParameters['rope_type'], readonly string[]>;
 
-/** rope_scaling with rope_theta beside it (transformers 4), or rope_parameters with rope_theta inside (5); the former wins, as in 5. */
+/**
+ * rope_scaling with rope_theta beside it (transformers 4), or rope_parameters with rope_theta inside (5); the former
+ * wins, as in 5.
+ */
 function readRope(json: JsonObject, problems: string[], warnings: string[]): RopeParameters {
   const where = json.rope_scaling ? 'rope_scaling' : 'rope_parameters';
   const rope = json[where] ?? {};
@@ -296,13 +304,19 @@ export function llamaConfigJson(config: LlamaConfig): JsonObject {
   };
 }
 
+/** Fields that are floats in Python; transformers warns of, or refuses, `8` where it expects `8.0`. */
+const wholeFloat = /("(?:rope_theta|factor|low_freq_factor|high_freq_factor|attention_dropout)": -?\d+)(?=[,\s])/g;
+
 /**
- * Writes `config.json` into a folder: the object as it was read, every key in its place, with only the dtype of the weights changed, under
- * the key the file already used. Complete or absent.
+ * Writes `config.json` into a folder: the object as it was read, every key in its place, with only the dtype of the
+ * weights changed, under the key the file already used. Complete or absent.
  */
 export async function writeConfig(folder: string, json: JsonObject, dtype: WeightDtype): Promise<void> {
   const written = { ...json };
   if ('dtype' in written) written.dtype = dtype;
   if ('torch_dtype' in written || !('dtype' in written)) written.torch_dtype = dtype;
-  await writeJson(join(folder, configFile), written);
+  const text = JSON.stringify(written, undefined, 2).replace(wholeFloat, '$1.0');
+  const path = join(folder, configFile);
+  await writeAside(path, (file) => file.writeFile(`${text}\n`));
+  await publish([path]);
 }

@@ -1,7 +1,10 @@
 /** The element types a model's weights are stored in. */
 export type WeightDtype = 'float32' | 'bfloat16' | 'float16';
 
-/** Rotary position embedding, in the form of transformers 5 (`rope_parameters`); older files' rope_theta and rope_scaling are read into it. */
+/**
+ * Rotary position embedding, in the form of transformers 5 (`rope_parameters`); older files' rope_theta and
+ * rope_scaling are read into it.
+ */
 export type RopeParameters =
   | { readonly rope_type: 'default'; readonly rope_theta: number }
   | { readonly rope_type: 'linear'; readonly rope_theta: number; readonly factor: number }
@@ -14,7 +17,10 @@ export type RopeParameters =
       readonly original_max_position_embeddings: number;
     };
 
-/** A Llama's config.json: all that bears on its mathematics, under the file's own names, with transformers' defaults filled in. */
+/**
+ * A Llama's config.json: all that bears on its mathematics, under the file's own names, with transformers' defaults
+ * filled in.
+ */
 export interface LlamaConfig {
   readonly vocab_size: number;
   readonly hidden_size: number;
@@ -154,7 +160,9 @@ export function llamaLayerShapes(config: LlamaConfig): Map<string, Shape> {
   return shapes;
 }
 
-/** All of a model's weights: Hugging Face name to shape, in transformers' order; a tied head has no weight of its own. */
+/**
+ * All of a model's weights: Hugging Face name to shape, in transformers' order; a tied head has no weight of its own.
+ */
 export function llamaWeightShapes(config: LlamaConfig): Map<string, Shape> {
   const { vocab_size: vocabulary, hidden_size: hidden } = config;
   const shapes = new Map<string, Shape>([['model.embed_tokens.weight', [vocabulary, hidden]]]);

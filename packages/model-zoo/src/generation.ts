@@ -104,7 +104,10 @@ function firstStop(text: string, stopStrings: readonly string[]): number {
   return places.length > 0 ? Math.min(...places) : -1;
 }
 
-/** How much of the text later tokens cannot change: all before an incomplete character (U+FFFD) or the beginning of a stop string. */
+/**
+ * How much of the text later tokens cannot change: all before an incomplete character (U+FFFD) or the beginning of a
+ * stop string.
+ */
 function certainLength(text: string, stopStrings: readonly string[]): number {
   const complete = text.replace(/\uFFFD+$/, '').length;
   const longest = Math.max(0, ...stopStrings.map((stop) => stop.length));

@@ -6,8 +6,8 @@ export interface JsonScan {
 }
 
 /**
- * One pass over a JSON text from an untrusted file, before it is parsed: finds duplicate keys, and nesting whose parsing would take memory
- * without bound. Text that is not JSON is passed over: saying so is JSON.parse's part.
+ * One pass over a JSON text from an untrusted file, before it is parsed: finds duplicate keys, and nesting whose
+ * parsing would take memory without bound. Text that is not JSON is passed over: saying so is JSON.parse's part.
  */
 export function scanJson(json: string, maxDepth: number): JsonScan {
   const scan: JsonScan = { duplicateKeys: [], tooDeep: false };

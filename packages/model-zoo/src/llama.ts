@@ -2,7 +2,7 @@ import { Parameter, tf, type RawTensor } from '@blockwise/tensorflow';
 import { llamaLayerShapes, llamaWeightShapes, type LlamaConfig } from './config.ts';
 import { attention, embedding, linear, rmsNorm, rotary, swiglu } from './layers.ts';
 import { rotaryTables } from './rotary-tables.ts';
-import type { BatchLayout, Context, Stage, StagedModel, Weights } from './stages.ts';
+import type { BatchLayout, Context, Stage, StagedModel, StageWeights } from './stages.ts';
 
 /**
  * Llama (1, 2, 3, 3.1): rotary positions, grouped-query attention, RMSNorm before each half of a layer, SwiGLU, no biases by default.
@@ -24,7 +24,13 @@ export interface LayerCache {
 }
 
 /** Queries, keys and values of one layer, and what attention makes of them. */
-function selfAttention(config: LlamaConfig, w: Weights, x: tf.Tensor2D, [cos, sin, mask]: Context, cache?: LayerCache) {
+function selfAttention(
+  config: LlamaConfig,
+  w: StageWeights,
+  x: tf.Tensor2D,
+  [cos, sin, mask]: Context,
+  cache?: LayerCache,
+) {
   const { num_attention_heads: A, num_key_value_heads: K, head_dim: D } = config;
   const T = cos.shape[1]!;
   const B = x.shape[0] / T;
@@ -52,7 +58,7 @@ function merge(old: tf.Tensor, fresh: tf.Tensor, { place }: LayerCache): tf.Tens
 }
 
 /** One decoder layer; with a cache, also the cache as it becomes. */
-export function llamaLayer(config: LlamaConfig, w: Weights, x: tf.Tensor, context: Context, cache?: LayerCache) {
+export function llamaLayer(config: LlamaConfig, w: StageWeights, x: tf.Tensor, context: Context, cache?: LayerCache) {
   const eps = config.rms_norm_eps;
   const input = x as tf.Tensor2D;
   const { y, keys, values } = selfAttention(
@@ -71,7 +77,7 @@ export function llamaLayer(config: LlamaConfig, w: Weights, x: tf.Tensor, contex
 }
 
 /** Final norm and vocabulary projection, row by row: float32 [rows, H] -> logits, float32 [rows, vocab_size]. */
-export function llamaHead(config: LlamaConfig, w: Weights, x: tf.Tensor): tf.Tensor2D {
+export function llamaHead(config: LlamaConfig, w: StageWeights, x: tf.Tensor): tf.Tensor2D {
   return linear(rmsNorm(x as tf.Tensor2D, w['norm.weight'], config.rms_norm_eps), w['lm_head.weight']);
 }
 

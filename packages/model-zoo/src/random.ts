@@ -1,7 +1,10 @@
 /** Yields numbers in [0, 1) with 53 random bits. */
 export type Random = () => number;
 
-/** xoshiro128** 1.1 of Blackman and Vigna (prng.di.unimi.it): unsigned 32-bit integers from four words of state, not all zero. */
+/**
+ * xoshiro128** 1.1 of Blackman and Vigna (prng.di.unimi.it): unsigned 32-bit integers from four words of state, not all
+ * zero.
+ */
 export function xoshiro128(state: readonly [number, number, number, number]): () => number {
   let [a, b, c, d] = state.map((word) => word | 0) as [number, number, number, number];
   return () => {

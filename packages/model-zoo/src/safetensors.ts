@@ -43,7 +43,9 @@ export interface SafetensorsHeader {
   readonly entries: ReadonlyMap<string, SafetensorsEntry>;
 }
 
-/** What a tensor must offer to be written; the engine's `RawTensor` does. `bytes` is called once, when its turn comes. */
+/**
+ * What a tensor must offer to be written; the engine's `RawTensor` does. `bytes` is called once, when its turn comes.
+ */
 export interface WritableTensor {
   readonly dtype: DType;
   readonly shape: readonly number[];
@@ -57,9 +59,10 @@ const alignment = 64;
 const maxWriteBytes = 1 << 30;
 
 /**
- * Reads and checks the header of a safetensors file; no tensor bytes are read. The rules are the official crate's (`validate` in
- * safetensors/src/tensor.rs): tensors cover the bytes after the header from first to last without holes or overlaps, and each span is its
- * shape times its dtype. Names that stand twice are refused too, where the crate keeps one.
+ * Reads and checks the header of a safetensors file; no tensor bytes are read. The rules are the official crate's
+ * (`validate` in safetensors/src/tensor.rs): tensors cover the bytes after the header from first to last without holes
+ * or overlaps, and each span is its shape times its dtype. Names that stand twice are refused too, where the crate
+ * keeps one.
  * @throws UserError naming the file and all that is wrong with it.
  */
 export function readSafetensorsHeader(path: string): SafetensorsHeader {
@@ -212,9 +215,10 @@ export function byteLengthOf(dtype: DType, shape: readonly number[]): number {
 }
 
 /**
- * Writes a safetensors file tensor by tensor (never more than one in memory), synced, written aside and renamed: it is complete or absent.
- * The data begins at a multiple of 64 bytes; since the format forbids holes, tensors whose size is a multiple of 64 come first, so that each
- * of them can be mapped in place; the others follow by descending element size, which keeps every element aligned to its own size.
+ * Writes a safetensors file tensor by tensor (never more than one in memory), synced, written aside and renamed: it is
+ * complete or absent. The data begins at a multiple of 64 bytes; since the format forbids holes, tensors whose size is
+ * a multiple of 64 come first, so that each of them can be mapped in place; the others follow by descending element
+ * size, which keeps every element aligned to its own size.
  * @param tensors names and tensors, borrowed; `Map<string, RawTensor>` fits.
  * @param metadata default `{ format: 'pt' }`, without which transformers refuses the file.
  * @throws UserError where the file cannot be written.

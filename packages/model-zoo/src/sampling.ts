@@ -1,4 +1,5 @@
 import type { Random } from './random.ts';
+import { UserError } from './user-error.ts';
 
 /** How the next token is chosen; each at its default does nothing. */
 export interface SamplingOptions {
@@ -8,13 +9,16 @@ export interface SamplingOptions {
   topK?: number;
   /** Keep the fewest most likely tokens whose probabilities reach this sum; 1 (default) keeps all. */
   topP?: number;
-  /** Above 1 makes tokens of the prompt and the text so far less likely (Keskar et al. 2019, section 4.1); 1 (default) leaves them. */
+  /**
+   * Above 1 makes tokens of the prompt and the text so far less likely (Keskar et al. 2019, section 4.1); 1 (default)
+   * leaves them.
+   */
   repetitionPenalty?: number;
 }
 
 /**
- * Logits [V] as a token is drawn from them, in the order of transformers' generate(): repetition penalty, and when sampling temperature,
- * top-k, top-p. Borrows its input, returns a new array (or the same where nothing changes).
+ * Logits [V] as a token is drawn from them, in the order of transformers' generate(): repetition penalty, and when
+ * sampling temperature, top-k, top-p. Borrows its input, returns a new array (or the same where nothing changes).
  * @param ids prompt and generated tokens so far.
  */
 export function processLogits(
@@ -32,7 +36,10 @@ export function processLogits(
   return processed;
 }
 
-/** The next token: the most likely one at temperature 0, else one drawn from the processed logits. @throws RangeError where logits are NaN. */
+/**
+ * The next token: the most likely one at temperature 0, else one drawn from the processed logits. @throws UserError
+ * where logits are NaN.
+ */
 export function chooseToken(
   logits: Float32Array,
   ids: Iterable<number>,
@@ -43,7 +50,7 @@ export function chooseToken(
   return (options.temperature ?? 0) === 0 ? argmax(processed) : drawToken(processed, random);
 }
 
-/** Index of the largest logit, the first of equals. @throws RangeError where one is NaN. */
+/** Index of the largest logit, the first of equals. @throws UserError where one is NaN. */
 export function argmax(logits: Float32Array): number {
   let best = 0;
   for (let id = 0; id < logits.length; id++) {
@@ -53,7 +60,10 @@ export function argmax(logits: Float32Array): number {
   return best;
 }
 
-/** Divides positive and multiplies negative logits of the ids by the penalty, each id once (RepetitionPenaltyLogitsProcessor). */
+/**
+ * Divides positive and multiplies negative logits of the ids by the penalty, each id once
+ * (RepetitionPenaltyLogitsProcessor).
+ */
 export function penalizeRepetition(logits: Float32Array, ids: Iterable<number>, penalty: number): Float32Array {
   const penalized = logits.slice();
   for (const id of new Set(ids)) penalized[id] = logits[id]! < 0 ? logits[id]! * penalty : logits[id]! / penalty;
@@ -68,8 +78,8 @@ export function keepTopK(logits: Float32Array, k: number): Float32Array {
 }
 
 /**
- * -Infinity for the least likely tokens whose probabilities together are at most 1 - p; the most likely one always stays (TopPLogitsWarper,
- * nucleus sampling of Holtzman et al. 2020).
+ * -Infinity for the least likely tokens whose probabilities together are at most 1 - p; the most likely one always
+ * stays (TopPLogitsWarper, nucleus sampling of Holtzman et al. 2020).
  */
 export function keepTopP(logits: Float32Array, p: number): Float32Array {
   const candidates = Array.from(logits.keys()).filter((id) => logits[id] !== -Infinity);
@@ -86,11 +96,11 @@ export function keepTopP(logits: Float32Array, p: number): Float32Array {
   return kept;
 }
 
-/** Probabilities [V] of logits [V], in float64. @throws RangeError where a logit is NaN or no logit is finite. */
+/** Probabilities [V] of logits [V], in float64. @throws UserError where a logit is NaN or no logit is finite. */
 export function softmax(logits: Float32Array): Float64Array {
   const largest = logits[argmax(logits)]!;
   if (!Number.isFinite(largest))
-    throw new RangeError(`the largest logit is ${largest}: the model's weights have overflowed`);
+    throw new UserError(`the largest logit is ${largest}: the model's weights have overflowed`);
   const weights = Float64Array.from(logits, (logit) => Math.exp(logit - largest));
   const sum = weights.reduce((total, weight) => total + weight, 0);
   return weights.map((weight) => weight / sum);
@@ -110,8 +120,8 @@ export function drawToken(logits: Float32Array, random: Random): number {
   return drawn;
 }
 
-function notANumber(id: number): RangeError {
-  return new RangeError(
+function notANumber(id: number): UserError {
+  return new UserError(
     `the logit of token ${id} is not a number: the model's weights hold NaN, or its training diverged`,
   );
 }

@@ -9,7 +9,7 @@ import type { Parameter, tf } from '@blockwise/tensorflow';
 export type Context = readonly tf.Tensor[];
 
 /** A stage's float32 weights by the name they have inside the stage (`self_attn.q_proj.weight`). */
-export type Weights = Readonly<Record<string, tf.Tensor>>;
+export type StageWeights = Readonly<Record<string, tf.Tensor>>;
 
 /** One step of the walk through a model. */
 export interface Stage {
@@ -23,7 +23,7 @@ export interface Stage {
    * The stage's function, in TensorFlow.js operations. The first stage takes token ids, int32 [N]; the others take float32 [N, H]; all
    * return float32 [N, H] but the last, which works on each row alone and returns logits, float32 [rows, vocabulary].
    */
-  forward(weights: Weights, x: tf.Tensor, context: Context): tf.Tensor;
+  forward(weights: StageWeights, x: tf.Tensor, context: Context): tf.Tensor;
 }
 
 /** The shape of one batch and what attends to what. */

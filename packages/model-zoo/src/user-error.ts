@@ -1,4 +1,7 @@
-/** A mistake in what the user gave (a file, a name, an option): its message says what to do; the command line exits with 2. */
+/**
+ * A mistake in what the user gave (a file, a name, an option): its message says what to do; the command line exits with
+ * 2.
+ */
 export class UserError extends Error {
   override name = 'UserError';
 }

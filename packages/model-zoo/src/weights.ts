@@ -5,7 +5,7 @@ import { basename, join } from 'node:path';
 import { MappedFile } from '@blockwise/tensorflow';
 import type { DType, RawTensor } from '@blockwise/tensorflow';
 
-import { discard, publish, writeJsonAside } from './atomic-file.ts';
+import { discard, publish, writeAside } from './atomic-file.ts';
 import { brief, isObject, readJsonObject } from './json-object.ts';
 import { nearMatch } from './near-matches.ts';
 import { byteLengthOf, readSafetensorsHeader, writeSafetensorsAside } from './safetensors.ts';
@@ -33,8 +33,8 @@ export interface Weights {
 }
 
 /**
- * Opens the weights of a folder in Hugging Face layout: `model.safetensors`, or the shards of `model.safetensors.index.json`. Headers are
- * read and checked; files are mapped when their first tensor is asked for.
+ * Opens the weights of a folder in Hugging Face layout: `model.safetensors`, or the shards of
+ * `model.safetensors.index.json`. Headers are read and checked; files are mapped when their first tensor is asked for.
  * @throws UserError where there are none, with what to do, or where a file is broken.
  */
 export function openWeights(folder: string): Weights {
@@ -57,7 +57,10 @@ export function openWeights(folder: string): Weights {
   };
 }
 
-/** What and where the weights of a folder are; the files' headers are checked, nothing is mapped. @throws UserError as `openWeights`. */
+/**
+ * What and where the weights of a folder are; the files' headers are checked, nothing is mapped. @throws UserError as
+ * `openWeights`.
+ */
 export function readEntries(folder: string): Map<string, WeightEntry> {
   const single = join(folder, singleFile);
   if (existsSync(single)) return entriesOf(single);
@@ -128,7 +131,8 @@ const maxListed = 50;
  * @param found `openWeights`' result, or its folder (for messages) and entries.
  * @param tied pairs [alias, name] of weights that are one: either name may stand for it, and both may be there.
  * @returns expected name to found name.
- * @throws UserError listing every missing, unexpected, mis-shaped weight and dtype that is not a float of 16 or 32 bits.
+ * @throws UserError listing every missing, unexpected, mis-shaped weight and dtype that is not a float of 16 or 32
+ * bits.
  */
 export function matchWeights(
   expected: ReadonlyMap<string, readonly number[]>,
@@ -171,12 +175,14 @@ function shorten(lines: readonly string[]): string[] {
 }
 
 /**
- * Saves weights as Hugging Face does: one `model.safetensors`, or, above `maxShardBytes`, `model-00001-of-0000N.safetensors` and the index.
- * Tensors are taken one at a time. All files are written aside first and renamed together, the index last; a model saved there before is
- * replaced, its leftover shards removed. (Between two renames a kill can leave a mixture: what must never be seen half done goes to a fresh
- * folder that is renamed as a whole.)
+ * Saves weights as Hugging Face does: one `model.safetensors`, or, above `maxShardBytes`,
+ * `model-00001-of-0000N.safetensors` and the index. Tensors are taken one at a time. All files are written aside first
+ * and renamed together, the index last; a model saved there before is replaced, its leftover shards removed. (Between
+ * two renames a kill can leave a mixture: what must never be seen half done goes to a fresh folder that is renamed as a
+ * whole.)
  * @param tensors names and tensors, borrowed; their bytes are asked for when their turn comes.
- * @param maxShardBytes bytes of tensors in one file; a larger tensor gets a file of its own. Default 5e9, transformers' "5GB".
+ * @param maxShardBytes bytes of tensors in one file; a larger tensor gets a file of its own. Default 5e9, transformers'
+ * "5GB".
  * @returns the paths written.
  */
 export async function saveWeights(
@@ -192,7 +198,7 @@ export async function saveWeights(
   if (!single) paths.push(join(folder, indexFile));
   try {
     for (const [i, shard] of shards.entries()) await writeSafetensorsAside(paths[i]!, shard);
-    if (!single) await writeJsonAside(paths.at(-1)!, indexOf(shards, nameOf));
+    if (!single) await writeAside(paths.at(-1)!, (file) => file.writeFile(indexOf(shards, nameOf)));
   } catch (error) {
     await discard(paths);
     throw error;
@@ -228,11 +234,11 @@ function number5(value: number): string {
   return String(value).padStart(5, '0');
 }
 
-function indexOf(shards: readonly Shard[], nameOf: (shard: number) => string): object {
+function indexOf(shards: readonly Shard[], nameOf: (shard: number) => string): string {
   const map = shards.flatMap((shard, i) => shard.map(([name]) => [name, nameOf(i)] as const));
   map.sort(([a], [b]) => (a < b ? -1 : 1));
   const total_size = shards.flat().reduce((sum, [, { dtype, shape }]) => sum + byteLengthOf(dtype, shape), 0);
-  return { metadata: { total_size }, weight_map: Object.fromEntries(map) };
+  return `${JSON.stringify({ metadata: { total_size }, weight_map: Object.fromEntries(map) }, undefined, 2)}\n`;
 }
 
 /** Removes files of a model saved here before, which loaders would otherwise prefer or mix in. */

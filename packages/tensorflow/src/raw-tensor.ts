@@ -77,8 +77,14 @@ function castValue(id: number, from: DType, to: DType): Value {
   return runtime.execute('Cast', attributes, [id])[0];
 }
 
-/** A new TensorFlow.js float32 tensor with the values of `x`. Where `x` is float32 already, both share one buffer. */
+/**
+ * A new TensorFlow.js float32 tensor with the values of `x`. A float32 RawTensor is copied: it may lie over a read-only file, and a variable
+ * made of the result is written in place. Inside a compiled function nothing is copied.
+ */
 export function cast(x: AnyTensor, _dtype: 'float32' = 'float32'): tf.Tensor {
+  const runtime = currentRuntime();
+  if (x instanceof RawTensor && x.dtype === 'float32' && !runtime.isTracing)
+    return wrap(runtime.execute('DeepCopy', [attribute.type('T', dtypes.float32.code)], [x.id])[0]);
   return wrap(castValue(idOfAny(x), x.dtype as DType, 'float32'));
 }
 

@@ -1,0 +1,318 @@
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { helpText, launchFolder, parseCommandLine, typedCommand } from './command-line.ts';
+import { optionTable, typedName } from './options.ts';
+import type { OptionName, Options } from './options.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'blockwise-options-'));
+const plain = { env: {}, folder };
+const nx = {
+  env: {
+    NX_TASK_TARGET_TARGET: 'alpaca-llama',
+    NX_TASK_TARGET_PROJECT: 'experiments',
+    NX_WORKSPACE_ROOT: folder,
+    INIT_CWD: join(folder, 'experiments'),
+  },
+  folder: join(folder, 'experiments'),
+};
+
+function run(words: string | string[], surroundings = plain) {
+  const parsed = parseCommandLine(typeof words === 'string' ? words.split(' ').filter(Boolean) : words, surroundings);
+  if (parsed.kind !== 'run') throw new Error('expected a run');
+  return parsed;
+}
+
+function problems(words: string | string[], surroundings = plain): string[] {
+  try {
+    run(words, surroundings);
+  } catch (error) {
+    expect(error).toMatchObject({ name: 'UserError' });
+    const lines = (error as Error).message.split('\n');
+    expect(lines[0]).toBe(`The command line has ${lines.length === 3 ? 'a problem' : `${lines.length - 2} problems`}:`);
+    expect(lines.at(-1)).toBe('All options: npx nx run experiments:alpaca-llama -- --help');
+    return lines.slice(1, -1).map((line) => line.trim());
+  }
+  return [];
+}
+
+describe('the default', () => {
+  it('is the embedded, offline run', () => {
+    const { options, warnings } = run('');
+    expect(options).toMatchObject({
+      modelNameOrPath: 'embedded',
+      dataset: 'embedded',
+      doTrain: true,
+      finetuningType: 'block',
+    });
+    expect(warnings).toEqual([]);
+    expect(Object.keys(options).sort()).toEqual(Object.keys(optionTable).sort());
+  });
+
+  it('has values of its own for the embedded model, which a given value and another model leave aside', () => {
+    const { embedded, default: general } = optionTable.learningRate;
+    expect(run('').options.learningRate).toBe(embedded);
+    expect(run('--learning_rate 0.5').options.learningRate).toBe(0.5);
+    expect(run('--model_name_or_path org/model').options.learningRate).toBe(general);
+  });
+
+  it('is a fresh record each time', () => {
+    run('').options.reportTo.pop();
+    expect(run('').options.reportTo).toEqual(['tensorboard', 'jsonl']);
+  });
+});
+
+describe("the official readme's command", () => {
+  const readme =
+    '--stage sft --model_name_or_path meta-llama/Llama-2-7b --do_train --dataset alpaca_gpt4_en --template default ' +
+    '--finetuning_type block --output_dir ./outputs/llama2-7b --overwrite_cache --per_device_train_batch_size 2 ' +
+    '--per_device_eval_batch_size 2 --gradient_accumulation_steps 8 --lr_scheduler_type cosine --logging_steps 1 ' +
+    '--save_steps 1000 --val_size 500 --eval_steps 20 --evaluation_strategy steps --learning_rate 1e-6 ' +
+    '--num_train_epochs 3 --overwrite_output_dir --plot_loss --switch_block_every 100 --switch_mode random';
+
+  const expected: Partial<Options> = {
+    stage: 'sft',
+    modelNameOrPath: 'meta-llama/Llama-2-7b',
+    doTrain: true,
+    dataset: 'alpaca_gpt4_en',
+    template: 'default',
+    finetuningType: 'block',
+    outputDir: join(folder, 'outputs/llama2-7b'),
+    overwriteCache: true,
+    perDeviceTrainBatchSize: 2,
+    perDeviceEvalBatchSize: 2,
+    gradientAccumulationSteps: 8,
+    lrSchedulerType: 'cosine',
+    loggingSteps: 1,
+    saveSteps: 1000,
+    valSize: 500,
+    evalSteps: 20,
+    evaluationStrategy: 'steps',
+    learningRate: 1e-6,
+    numTrainEpochs: 3,
+    overwriteOutputDir: true,
+    plotLoss: true,
+    switchBlockEvery: 100,
+    switchMode: 'random',
+  };
+
+  it('works as it stands, in underscores, hyphens and camel case, with spaces and with =', () => {
+    const camel = (word: string) => word.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
+    const respell = (rule: (name: string) => string) => readme.replace(/--\w+/g, (name) => rule(name));
+    const spellings = [
+      readme,
+      respell((name) => name.replaceAll('_', '-')),
+      respell(camel),
+      readme.replace(/(--\w+) (?!--)(\S+)/g, '$1=$2'),
+      respell((name) => name.replaceAll('_', '-')).replace(/(--[\w-]+) (?!--)(\S+)/g, '$1=$2'),
+    ];
+    expect(new Set(spellings).size).toBe(5);
+    for (const words of spellings) {
+      const { options, warnings } = run(words);
+      expect(options).toMatchObject(expected);
+      expect(warnings).toEqual([]);
+    }
+  });
+
+  it('covers what the issue names', () => {
+    const named =
+      'bf16 cutoff_len seed resume_from_checkpoint warmup_ratio weight_decay include_embedding include_lm_head max_steps ' +
+      'start_block';
+    const known = (Object.keys(optionTable) as OptionName[]).map(typedName);
+    expect(known).toEqual(expect.arrayContaining(named.split(' ')));
+    expect(known).toEqual(expect.arrayContaining((Object.keys(expected) as OptionName[]).map(typedName)));
+  });
+});
+
+describe('values', () => {
+  it('are true for a bare flag, and read every spelling of true and false', () => {
+    for (const word of ['--packing', '--packing True', '--packing=1', '--no-packing false', '--noPacking=0']) {
+      expect(run(word).options.packing, word).toBe(true);
+    }
+    for (const word of ['--plot_loss False', '--plot-loss=0', '--no-plot-loss', '--no_plot_loss', '--noPlotLoss']) {
+      expect(run(word).options.plotLoss, word).toBe(false);
+    }
+    expect(run('--do_train --seed 3').options).toMatchObject({ doTrain: true, seed: 3 });
+  });
+
+  it('read K as a number, and auto and -1 as the same', () => {
+    const values = ['100', 'auto', '-1', 'AUTO'].map(
+      (word) => run(`--switch_block_every ${word}`).options.switchBlockEvery,
+    );
+    expect(values).toEqual([100, 'auto', 'auto', 'auto']);
+  });
+
+  it('read a checkpoint as a path, or the newest', () => {
+    const values = ['', '=true', '=latest', ' runs/a/checkpoint-20', '=false'].map(
+      (rest) => run(`--resume_from_checkpoint${rest}`).options.resumeFromCheckpoint,
+    );
+    expect(values).toEqual(['latest', 'latest', 'latest', join(folder, 'runs/a/checkpoint-20'), null]);
+  });
+
+  it('read lists, none and all', () => {
+    const values = ['none', 'jsonl', 'jsonl,tensorboard', 'all'].map(
+      (word) => run(`--report_to ${word}`).options.reportTo,
+    );
+    expect(values).toEqual([[], ['jsonl'], ['tensorboard', 'jsonl'], ['tensorboard', 'jsonl']]);
+    expect(problems('--report_to none,jsonl')).toEqual([
+      '--report_to: found "none,jsonl", expected none alone, or a list without it',
+    ]);
+  });
+
+  it('take the last of several, whatever the spelling', () => {
+    expect(run('--seed 1 --eval_strategy no --SEED=2 --evaluation-strategy epoch').options).toMatchObject({
+      seed: 2,
+      evaluationStrategy: 'epoch',
+    });
+  });
+
+  it('keep a hub id, and resolve what is a path or lies there', () => {
+    writeFileSync(join(folder, 'data.json'), '[]');
+    const dataset = (word: string) => run(`--dataset ${word}`).options.dataset;
+    expect(dataset('tatsu-lab/alpaca')).toBe('tatsu-lab/alpaca');
+    expect(dataset('./missing.json')).toBe(join(folder, 'missing.json'));
+    expect(dataset('../x')).toBe(join(folder, '..', 'x'));
+    expect(dataset('/abs/x')).toBe('/abs/x');
+    expect(dataset('data.json')).toBe(join(folder, 'data.json'));
+  });
+});
+
+describe('problems', () => {
+  it('come all in one error, with what is allowed and near matches', () => {
+    const words =
+      '--swich_block_every 100 --switch_mode rando --finetuning_type lora --learning_rate fast --num_train_epochs -1 ' +
+      '--switch_block_every 0 --do_train maybe --adam_beta1 1 --per-device-train-batch-size 2.5 --colour red --warmupRatio=1.5 --seed';
+    expect(problems(words)).toEqual([
+      '--swich_block_every: no such option; did you mean --switch_block_every?',
+      '--switch_mode: found "rando", expected random, ascending, descending or fixed (did you mean random?)',
+      '--finetuning_type: found "lora", not yet available; use block or full',
+      '--learning_rate: found "fast", expected a number, at least 0',
+      '--num_train_epochs: found "-1", expected a number, at least 0',
+      '--switch_block_every: found "0", expected a whole number, at least 1, or auto (or -1)',
+      '--do_train: found "maybe", expected true or false',
+      '--adam_beta1: found "1", expected a number, at least 0 and below 1',
+      '--per_device_train_batch_size: found "2.5", expected a whole number, at least 1',
+      '--colour: no such option',
+      '--warmup_ratio: found "1.5", expected a number, at least 0 and at most 1',
+      '--seed: found nothing, expected a value (<integer>)',
+    ]);
+  });
+
+  it('name every method that is not there yet', () => {
+    for (const type of ['freeze', 'lora', 'qlora', 'sparse', 'lomo', 'adalomo', 'galore', 'bitnet']) {
+      expect(problems(`--finetuning_type ${type}`)).toEqual([
+        `--finetuning_type: found "${type}", not yet available; use block or full`,
+      ]);
+    }
+  });
+
+  it('name the templates that there are', () => {
+    expect(problems('--template lama3')[0]).toMatch(
+      /^--template: found "lama3", expected .*llama3.* \(did you mean llama3\?\)$/,
+    );
+  });
+
+  it('include stray words, empty values and numbers that are none', () => {
+    expect(problems(['run', '--seed', '0x10', '--output_dir', '', '--dataset='])).toEqual([
+      '"run": found a value where an option (--name) was expected',
+      '--seed: found "0x10", expected a whole number, at least 0 and at most 2147483647',
+      '--output_dir: found "", expected a path',
+      '--dataset: found "", expected a path or a name',
+    ]);
+  });
+
+  it('include options that contradict each other', () => {
+    expect(
+      problems(
+        '--packing --group_by_length --val_size 0 --eval_strategy epoch --stochastic_rounding --compat official --bf16 0',
+      ),
+    ).toEqual([
+      '--evaluation_strategy needs data held out, and --val_size is 0; set --val_size, or --evaluation_strategy no',
+      '--packing and --group_by_length exclude each other (packed rows have one length); leave one out',
+      '--compat official rounds to nearest, as the badam package does; leave out --stochastic_rounding or --compat',
+      '--stochastic_rounding rounds to bfloat16, and --bf16 is false; leave one out',
+    ]);
+    expect(problems('--val_size 1.5 --num_train_epochs 0')).toEqual([
+      '--val_size: expected a share below 1 or a whole number of examples',
+      '--num_train_epochs: found 0, expected more; --do_train false trains nothing',
+    ]);
+    expect(problems('--max_steps 0')).toHaveLength(1);
+  });
+
+  it('do not include fixed without a start block, nor val_size 0 alone', () => {
+    expect(run('--switch_mode fixed').options).toMatchObject({ switchMode: 'fixed', startBlock: null });
+    expect(run('--val_size 0').options.evaluationStrategy).toBe('no');
+  });
+});
+
+describe('warnings', () => {
+  it('name options without effect, and leave the run alone', () => {
+    expect(run('--finetuning_type full --switch_block_every 100 --switch_mode random').warnings).toEqual([
+      '--switch_block_every, --switch_mode: without effect with --finetuning_type full',
+    ]);
+    expect(
+      run('--optim sgd --adam_beta2 0.9 --max_steps 5 --num_train_epochs 3 --warmup_steps 2 --warmup_ratio .1')
+        .warnings,
+    ).toEqual([
+      '--adam_beta2: without effect with --optim sgd',
+      '--warmup_ratio: without effect beside --warmup_steps',
+      '--num_train_epochs: without effect beside --max_steps',
+    ]);
+  });
+});
+
+describe('under nx', () => {
+  it('starts relative paths from the root of the workspace, and under npm from the folder of the call', () => {
+    expect(run('--output_dir out', nx).options.outputDir).toBe(join(folder, 'out'));
+    expect(launchFolder({ env: { INIT_CWD: '/typed/here' }, folder: '/repo/experiments' })).toBe('/typed/here');
+    expect(launchFolder({ env: {}, folder: '/here' })).toBe('/here');
+  });
+
+  it('joins the words of a path whose quotes nx dropped, and takes words where they do not belong for what they are', () => {
+    expect(run('--output_dir=my runs/one two --seed 1', nx).options).toMatchObject({
+      outputDir: join(folder, 'my runs/one two'),
+      seed: 1,
+    });
+    expect(problems('--seed 1 2', nx)).toEqual([
+      '"2": found a value where an option (--name) was expected (nx hands values on without their quotes)',
+    ]);
+    expect(problems('--output_dir a b')).toHaveLength(1);
+  });
+
+  it('remembers the command so that it can be typed again', () => {
+    expect(typedCommand(['--seed=1', '--output_dir', "it's here"], nx.env)).toBe(
+      String.raw`npx nx run experiments:alpaca-llama --seed=1 --output_dir 'it'\''s here'`,
+    );
+    expect(run('--seed 1', nx).command).toBe('npx nx run experiments:alpaca-llama --seed 1');
+  });
+});
+
+describe('--help', () => {
+  it('wins over anything else, and explains every option with its unit and default', () => {
+    expect(parseCommandLine(['--nonsense', '--help'])).toEqual({ kind: 'help', text: helpText() });
+    expect(parseCommandLine(['-h']).kind).toBe('help');
+    const text = helpText().replaceAll(/\s+/g, ' ');
+    let covered = 0;
+    for (const [name, option] of Object.entries(optionTable)) {
+      const start = text.indexOf(` --${typedName(name as OptionName)} ${option.kind.label} `);
+      expect(start, name).toBeGreaterThan(0);
+      expect(text.slice(start)).toContain('Default: ');
+      covered++;
+    }
+    expect(covered).toBeGreaterThan(40);
+    expect(text).toContain('Longest example; longer ones are cut. Unit: tokens. Default: 1024 (embedded model: 256).');
+    expect(text).toContain('Default: steps. Also: --eval_strategy.');
+    expect(text).toContain('Default: 1e-5 (embedded model: 0.002)');
+  });
+
+  it('fits a terminal of 110 columns', () => {
+    expect(
+      Math.max(
+        ...helpText()
+          .split('\n')
+          .map((line) => line.length),
+      ),
+    ).toBeLessThanOrEqual(110);
+  });
+});

@@ -1,0 +1,42 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { cpus } from 'node:os';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { describeMachine, gitCommit, packageVersions } from './machine.ts';
+
+it('describes processor, cores and memory', () => {
+  const machine = describeMachine();
+  expect(machine.cores).toBe(cpus().length);
+  expect(machine.cpu.length).toBeGreaterThan(0);
+  expect(machine.memoryBytes).toBeGreaterThan(2 ** 28);
+  expect(machine.gpu === null || /MiB/.test(machine.gpu)).toBe(true);
+});
+
+it('finds the installed version of every dependency', () => {
+  const versions = packageVersions();
+  expect(Object.keys(versions)).toEqual(expect.arrayContaining(['@blockwise/training', 'cli-progress']));
+  for (const version of Object.values(versions)) expect(version).toMatch(/^\d+\.\d+\.\d+/);
+});
+
+it('names the commit, says when files differ from it, and knows that a plain folder has none', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'blockwise-git-'));
+  expect(gitCommit(folder)).toBeNull();
+  const git = (...words: string[]) =>
+    execFileSync('git', ['-C', folder, '-c', 'user.name=t', '-c', 'user.email=t@example.org', ...words], {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+    }).trim();
+  git('init', '-q');
+  expect(gitCommit(folder)).toBeNull();
+  writeFileSync(join(folder, 'a'), '1');
+  git('add', 'a');
+  git('commit', '-q', '-m', 'a');
+  const commit = git('rev-parse', 'HEAD');
+  expect(gitCommit(folder)).toBe(commit);
+  writeFileSync(join(folder, 'untracked'), '');
+  expect(gitCommit(folder)).toBe(commit);
+  writeFileSync(join(folder, 'a'), '2');
+  expect(gitCommit(folder)).toBe(`${commit}-dirty`);
+});

@@ -1,0 +1,152 @@
+import { existsSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { nearMatches } from '@blockwise/loaders';
+
+/** How a word on the command line becomes a value. */
+export interface Kind<T> {
+  /** What help shows in place of the value: `<integer>`, `linear|cosine`. */
+  readonly label: string;
+  /**
+   * @param word the value as typed
+   * @param folder the folder that relative paths start from
+   * @throws Error with what was expected
+   */
+  parse(word: string, folder: string): T;
+  /** The value of the option's bare name (`--plot_loss`), for kinds whose value may be left out. */
+  readonly bare?: T;
+  /** Paths and names may hold spaces. */
+  readonly freeText?: boolean;
+}
+
+interface Range {
+  /** Smallest and largest value allowed, both included. */
+  min?: number;
+  max?: number;
+  /** Largest value not allowed any more. */
+  below?: number;
+}
+
+const decimal = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
+const truth = new Map([
+  ...['true', '1', 'yes', 'on'].map((word) => [word, true] as const),
+  ...['false', '0', 'no', 'off'].map((word) => [word, false] as const),
+]);
+
+export const flag: Kind<boolean> = {
+  label: '[true|false]',
+  bare: true,
+  parse(word) {
+    const value = truth.get(word.toLowerCase());
+    if (value === undefined) throw new Error('expected true or false');
+    return value;
+  },
+};
+
+export function real(range: Range = {}): Kind<number> {
+  return { label: '<number>', parse: (word) => parseNumber(word, range, false) };
+}
+
+export function integer(range: Range = {}): Kind<number> {
+  return { label: '<integer>', parse: (word) => parseNumber(word, range, true) };
+}
+
+function parseNumber(word: string, { min, max, below }: Range, whole: boolean): number {
+  const value = decimal.test(word) ? Number(word) : Number.NaN;
+  const fits =
+    Number.isFinite(value) &&
+    (!whole || Number.isSafeInteger(value)) &&
+    value >= (min ?? -Infinity) &&
+    value <= (max ?? Infinity);
+  if (fits && value < (below ?? Infinity)) return value;
+  const bounds = [
+    ...(min === undefined ? [] : [`at least ${min}`]),
+    ...(max === undefined ? [] : [`at most ${max}`]),
+    ...(below === undefined ? [] : [`below ${below}`]),
+  ];
+  throw new Error(`expected a${whole ? ' whole' : ''} number${bounds.length > 0 ? `, ${bounds.join(' and ')}` : ''}`);
+}
+
+/** A whole number, or a word that stands for a value of its own; `-1` is that word's other spelling. */
+export function integerOr<const W extends string>(word: W, range: Range): Kind<number | W> {
+  return {
+    label: `<integer>|${word}`,
+    parse(typed) {
+      if (typed.toLowerCase() === word || typed === '-1') return word;
+      try {
+        return parseNumber(typed, range, true);
+      } catch (error) {
+        throw new Error(`${(error as Error).message}, or ${word} (or -1)`, { cause: error });
+      }
+    },
+  };
+}
+
+/**
+ * One of some words.
+ * @param later words that the official packages know and this one does not yet
+ */
+export function choice<const W extends string>(allowed: readonly W[], later: readonly string[] = []): Kind<W> {
+  return {
+    label: allowed.join('|'),
+    parse(word) {
+      const found = allowed.find((item) => item === word.toLowerCase());
+      if (found !== undefined) return found;
+      const list = allowed.join(', ').replace(/, ([^,]*)$/, ' or $1');
+      if (later.includes(word.toLowerCase())) throw new Error(`not yet available; use ${list}`);
+      const near = nearMatches(word, allowed);
+      throw new Error(`expected ${list}${near.length > 0 ? ` (did you mean ${near[0]}?)` : ''}`);
+    },
+  };
+}
+
+/** Several of some words, separated by commas; `none` for none of them, `all` for all. */
+export function choices<const W extends string>(allowed: readonly W[]): Kind<W[]> {
+  const one = choice<W | 'none' | 'all'>([...allowed, 'none', 'all']);
+  return {
+    label: `${allowed.join(',')}|none|all`,
+    parse(typed) {
+      const words = typed.split(',').map((word) => one.parse(word.trim(), ''));
+      if (words.includes('all')) return [...allowed];
+      if (words.includes('none') && words.length > 1) throw new Error('expected none alone, or a list without it');
+      return allowed.filter((word) => words.includes(word));
+    },
+  };
+}
+
+/** A file or folder. */
+export const path: Kind<string> = {
+  label: '<path>',
+  freeText: true,
+  parse(word, folder) {
+    if (word === '') throw new Error('expected a path');
+    return resolve(folder, word);
+  },
+};
+
+/** A path where one is written or lies (`./x`, `/x`, an existing file), and otherwise a name (a hub id), left as it is. */
+export const pathOrName: Kind<string> = {
+  label: '<path or name>',
+  freeText: true,
+  parse(word, folder) {
+    if (word === '') throw new Error('expected a path or a name');
+    const local = resolve(folder, word);
+    return word !== 'embedded' && (/^(\.{0,2}\/|\.\.?$)/.test(word) || existsSync(local)) ? local : word;
+  },
+};
+
+/** A checkpoint's path; `true`, `latest` or no value for the newest; `false` for none. */
+export const checkpoint: Kind<string | null> = {
+  label: '[<path>|latest]',
+  freeText: true,
+  bare: 'latest',
+  parse(word, folder) {
+    if (word.toLowerCase() === 'latest') return 'latest';
+    const value = truth.get(word.toLowerCase());
+    return value === undefined ? path.parse(word, folder) : value ? 'latest' : null;
+  },
+};
+
+/** The same, for an option whose default is null (not given). */
+export function orNull<T>(kind: Kind<T>): Kind<T | null> {
+  return kind;
+}

@@ -1,0 +1,148 @@
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import { basename, dirname, join, resolve } from 'node:path';
+import { datasetNames, selectDataFiles, type NamedDataset } from './dataset-names.ts';
+import { hubSnapshot, listFolder, type HubOptions } from './hub-snapshot.ts';
+import { nearMatches } from './near-matches.ts';
+import { UserError } from './user-error.ts';
+
+const hubId = /^[A-Za-z0-9][\w.-]*(\/[A-Za-z0-9][\w.-]*)?$/;
+const dataFile = /\.(json|jsonl|parquet)$/;
+
+/**
+ * The folder of a model in Hugging Face layout: a local folder as it is, else the snapshot of a hub id (`org/name`) in the usual
+ * cache, downloaded where missing (see {@link hubSnapshot} for the environment variables).
+ *
+ * Only config, generation config, tokenizer and safetensors files are fetched.
+ *
+ * @throws UserError not a folder and not found on the hub; no safetensors weights there; and what hubSnapshot throws
+ */
+export async function resolveModelPath(nameOrPath: string, options: HubOptions = {}): Promise<string> {
+  const path = localPath(nameOrPath);
+  const found = await kindOf(path);
+  if (found === 'folder') return path;
+  if (found === 'file') {
+    throw new UserError(
+      `model '${nameOrPath}': ${path} is a file; expected a folder with config.json and *.safetensors`,
+    );
+  }
+  if (looksLikePath(nameOrPath)) {
+    throw new UserError(
+      `model '${nameOrPath}': no folder ${path}.${await nearPaths(path)} Expected a folder or a hub id.`,
+    );
+  }
+  const repo = { type: 'model', name: nameOrPath, triedPath: path } as const;
+  const snapshot = await hubSnapshot(repo, (paths) => selectModelFiles(nameOrPath, paths), options);
+  await checkShards(snapshot.folder);
+  return snapshot.folder;
+}
+
+/**
+ * The data files of one or several datasets, separated by commas as in LLaMA-Factory. Each is a local .json, .jsonl or .parquet
+ * file, a folder of such files, a name of the BAdam readme or LLaMA-Factory ({@link datasetNames}), or a hub dataset id.
+ *
+ * @returns absolute file paths, in the order of the names
+ * @throws UserError for the names that are unknown (with near ones) or hold no data files; and what hubSnapshot throws
+ */
+export async function resolveDatasetPath(names: string, options: HubOptions = {}): Promise<string[]> {
+  const list = names.split(',').map((name) => name.trim());
+  if (list.includes('')) throw new UserError(`dataset '${names}': expected names or paths separated by commas`);
+  const paths: string[] = [];
+  for (const name of list) paths.push(...(await resolveOneDataset(name, options)));
+  return paths;
+}
+
+async function resolveOneDataset(name: string, options: HubOptions): Promise<string[]> {
+  const path = localPath(name);
+  const found = await kindOf(path);
+  if (found === 'file') {
+    if (dataFile.test(path)) return [path];
+    throw new UserError(`dataset '${name}': ${path} is not a .json, .jsonl or .parquet file`);
+  }
+  if (found === 'folder') {
+    return needDataFiles(name, path, selectDataFiles(await listFolder(path))).map((file) => join(path, file));
+  }
+  if (looksLikePath(name) || dataFile.test(name)) {
+    throw new UserError(
+      `dataset '${name}': no file ${path}.${await nearPaths(path)} ` +
+        'Expected a .json, .jsonl or .parquet file, a folder of them, a known name, or a hub dataset id.',
+    );
+  }
+  const named = Object.hasOwn(datasetNames, name) ? datasetNames[name] : hubDataset(name);
+  const repo = { type: 'dataset', name: named.repo, triedPath: path } as const;
+  const select = (paths: string[]) => needDataFiles(name, named.repo, selectDataFiles(paths, named));
+  const snapshot = await hubSnapshot(repo, select, options);
+  return snapshot.files.map((file) => join(snapshot.folder, file));
+}
+
+function hubDataset(name: string): NamedDataset {
+  const id = name.replace(/^datasets\//, '');
+  if (id.includes('/')) return { repo: id };
+  const known = Object.keys(datasetNames);
+  const near = nearMatches(name, known);
+  throw new UserError(
+    `dataset '${name}' is unknown, and there is no file ${resolve(name)}. ` +
+      (near.length > 0 ? `Did you mean ${near.join(' or ')}? ` : '') +
+      `Known names: ${known.join(', ')}; else give a .json, .jsonl or .parquet file, or a hub dataset id (org/name).`,
+  );
+}
+
+function needDataFiles(name: string, where: string, files: string[]): string[] {
+  if (files.length > 0) return files;
+  throw new UserError(`dataset '${name}': ${where} holds no .json, .jsonl or .parquet data files`);
+}
+
+/** The files of a model repository that a Llama needs, weights as safetensors only. */
+function selectModelFiles(name: string, paths: readonly string[]): string[] {
+  // A repository may also hold other copies of its weights (consolidated.safetensors); transformers reads model*.
+  const standard = paths.filter((path) => /^model(-\d+-of-\d+)?\.safetensors$/.test(path));
+  const weights = standard.length > 0 ? standard : paths.filter((path) => /^[^/]+\.safetensors$/.test(path));
+  if (weights.length === 0 || !paths.includes('config.json')) {
+    const bin = paths.some((path) => path.endsWith('.bin')) ? ' It has .bin weights: convert them to safetensors.' : '';
+    throw new UserError(`model '${name}': the repository lacks config.json or *.safetensors.${bin}`);
+  }
+  const others =
+    /^(config|generation_config|tokenizer[^/]*|special_tokens_map|added_tokens|model\.safetensors\.index)\.json$/;
+  const rest = paths.filter((path) => others.test(path) || /^(tokenizer\.model|chat_template\.jinja)$/.test(path));
+  // Small files first: a broken configuration shows before gigabytes arrive.
+  return [...rest.sort(), ...weights.sort()];
+}
+
+/** Shards that the index names must be there: a cache filled by others may be partial. */
+async function checkShards(folder: string): Promise<void> {
+  const text = await readFile(join(folder, 'model.safetensors.index.json'), 'utf8').catch(() => undefined);
+  if (text === undefined) return;
+  const index = JSON.parse(text) as { weight_map?: Record<string, string> };
+  const present = new Set(await readdir(folder));
+  const missing = [...new Set(Object.values(index.weight_map ?? {}))].filter((file) => !present.has(file));
+  if (missing.length === 0 || present.has('model.safetensors')) return;
+  throw new UserError(
+    `${folder}: model.safetensors.index.json names ${missing.join(', ')}, which are not there. ` +
+      'Unset HF_HUB_OFFLINE and run again to download them.',
+  );
+}
+
+function localPath(nameOrPath: string): string {
+  return resolve(nameOrPath.replace(/^~(?=\/|$)/, homedir()));
+}
+
+/** A path, and not a hub id: it starts like one, or has more parts than an id. */
+function looksLikePath(name: string): boolean {
+  return !hubId.test(name.replace(/^datasets\//, ''));
+}
+
+async function kindOf(path: string): Promise<'file' | 'folder' | undefined> {
+  return stat(path).then(
+    (found) => (found.isDirectory() ? 'folder' : 'file'),
+    () => undefined,
+  );
+}
+
+/** Advice on a missing path: what its nearest existing ancestor holds of a similar name. */
+async function nearPaths(path: string): Promise<string> {
+  const parent = dirname(path);
+  const entries = await readdir(parent).catch(() => undefined);
+  if (entries === undefined) return ` The folder ${parent} does not exist either.`;
+  const near = nearMatches(basename(path), entries);
+  return near.length > 0 ? ` Did you mean ${near.map((entry) => join(parent, entry)).join(' or ')}?` : '';
+}

@@ -1,0 +1,297 @@
+import { createReadStream, existsSync, readFileSync, statSync } from 'node:fs';
+import { extname } from 'node:path';
+import { createInterface } from 'node:readline';
+import { asyncBufferFromFile, parquetReadObjects } from 'hyparquet';
+import { compressors } from 'hyparquet-compressors';
+import { UserError } from './user-error.ts';
+
+export interface Message {
+  role: 'user' | 'assistant';
+  content: string;
+}
+
+/** A conversation whose messages alternate user, assistant, beginning with a user's. */
+export interface Conversation {
+  id?: string;
+  system?: string;
+  messages: Message[];
+}
+
+/** A text for pretraining. */
+export interface TextRecord {
+  text: string;
+}
+
+/** The records of a dataset, all of one kind; `skipped` counts unusable ones left out on request. */
+export type RecordSet =
+  | { kind: 'conversations'; records: Conversation[]; skipped: number }
+  | { kind: 'texts'; records: TextRecord[]; skipped: number };
+
+type JsonRecord = Record<string, unknown>;
+type Problem = { field: string; found: string; expected: string };
+type Normalise<T> = (record: JsonRecord) => T | Problem;
+
+const shapes = {
+  alpaca: 'Alpaca: "instruction", "output", optionally "input", "system", "history"',
+  conversations:
+    'ShareGPT: "conversations" of {"from", "value"} or "messages" of {"role", "content"}, optionally "system"',
+  text: 'plain text: "text"',
+};
+const listedProblems = 10;
+
+/**
+ * Reads one or several dataset files into conversations or texts. The shape is told from the first record: Alpaca
+ * (instruction, input, output, system, history), ShareGPT (conversations of from/value, or messages of role/content)
+ * or plain text. Files: .json (an array, or one object a line), .jsonl, .parquet, and .txt with one text a line. As
+ * in LLaMA-Factory (src/llamafactory/data/converter.py, commit ff6d4d1) `input` follows `instruction` after a line
+ * break, and `tools` are ignored.
+ * @param options.skipInvalid leave unusable records out and count them, instead of refusing the file
+ * @throws UserError naming the file, and the first ten unusable records with field, finding and expectation.
+ */
+export async function readRecords(
+  paths: string | readonly string[],
+  options: { skipInvalid?: boolean } = {},
+): Promise<RecordSet> {
+  const sets: RecordSet[] = [];
+  const files = typeof paths === 'string' ? [paths] : paths;
+  for (const path of files) sets.push(normaliseFile(path, await readFile(path), options.skipInvalid ?? false));
+  const [first, ...rest] = sets;
+  if (first === undefined) throw new UserError('dataset: no file given.');
+  for (const [i, set] of rest.entries()) {
+    if (set.kind !== first.kind) {
+      throw new UserError(
+        `${files[i + 1]}: holds ${set.kind} where ${files[0]} holds ${first.kind}; one run takes one kind of data.`,
+      );
+    }
+    (first.records as unknown[]).push(...set.records);
+    first.skipped += set.skipped;
+  }
+  return first;
+}
+
+async function readFile(path: string): Promise<unknown[]> {
+  if (!existsSync(path)) throw new UserError(`${path}: no such file.`);
+  const reader = readers[extname(path).toLowerCase()];
+  if (reader === undefined || statSync(path).isDirectory()) {
+    throw new UserError(`${path}: not a dataset file; expected a file ending in ${Object.keys(readers).join(', ')}.`);
+  }
+  return await reader(path);
+}
+
+const readers: Record<string, (path: string) => Promise<unknown[]> | unknown[]> = {
+  '.json': readJson,
+  '.jsonl': readJsonLines,
+  '.parquet': readParquet,
+  '.txt': async (path) => (await readLines(path)).map(({ line }) => ({ text: line })),
+};
+
+/** The longest string V8 makes is about 512 MiB. */
+const longestJson = 2 ** 29 - 32;
+
+function readJson(path: string): Promise<unknown[]> | unknown[] {
+  if (statSync(path).size > longestJson) {
+    throw new UserError(
+      `${path}: larger than 512 MiB, which cannot be parsed at once; convert it to .jsonl or .parquet.`,
+    );
+  }
+  const text = readFileSync(path, 'utf8').replace(/^\uFEFF/, '');
+  const start = text.trimStart()[0];
+  if (start === undefined) return [];
+  // Many .json files on the hub hold one object a line.
+  if (start === '{' && /^\s*\{.*\}\s*$/m.test(text.slice(0, text.indexOf('\n') + 1 || undefined)))
+    return readJsonLines(path);
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new UserError(`${path}: not valid JSON (${(error as Error).message}).`);
+  }
+  if (!Array.isArray(value)) throw new UserError(`${path}: found ${describe(value)}; expected an array of records.`);
+  return value;
+}
+
+async function readLines(path: string): Promise<{ line: string; number: number }[]> {
+  const lines: { line: string; number: number }[] = [];
+  let number = 0;
+  for await (const text of createInterface({ input: createReadStream(path, 'utf8'), crlfDelay: Infinity })) {
+    number += 1;
+    const line = number === 1 ? text.replace(/^\uFEFF/, '') : text;
+    if (line.trim() !== '') lines.push({ line, number });
+  }
+  return lines;
+}
+
+async function readJsonLines(path: string): Promise<unknown[]> {
+  return (await readLines(path)).map(({ line, number }) => {
+    try {
+      return JSON.parse(line) as unknown;
+    } catch (error) {
+      throw new UserError(`${path}: line ${number} is not valid JSON (${(error as Error).message}).`);
+    }
+  });
+}
+
+async function readParquet(path: string): Promise<unknown[]> {
+  try {
+    return await parquetReadObjects({ file: await asyncBufferFromFile(path), compressors });
+  } catch (error) {
+    throw new UserError(
+      `${path}: not a Parquet file that can be read (${(error as Error).message}); download it again.`,
+    );
+  }
+}
+
+function normaliseFile(path: string, records: unknown[], skipInvalid: boolean): RecordSet {
+  const first = records[0];
+  if (records.length === 0) throw new UserError(`${path}: the dataset is empty; expected at least one record.`);
+  const known = isObject(first) ? Object.keys(first) : [];
+  if (known.includes('conversations') || known.includes('messages')) {
+    return {
+      kind: 'conversations',
+      ...normaliseAll(path, records, normaliseShareGpt, skipInvalid, shapes.conversations),
+    };
+  }
+  if (known.includes('instruction') || known.includes('output')) {
+    return { kind: 'conversations', ...normaliseAll(path, records, normaliseAlpaca, skipInvalid, shapes.alpaca) };
+  }
+  if (known.includes('text')) {
+    return { kind: 'texts', ...normaliseAll(path, records, normaliseText, skipInvalid, shapes.text) };
+  }
+  const found = isObject(first)
+    ? `the fields ${known.map((key) => `"${key}"`).join(', ') || '(none)'}`
+    : describe(first);
+  throw new UserError(
+    `${path}: record 0 has ${found}, which is no known shape. Expected one of:\n` +
+      Object.values(shapes)
+        .map((shape) => `  ${shape}`)
+        .join('\n'),
+  );
+}
+
+function normaliseAll<T extends Conversation | TextRecord>(
+  path: string,
+  records: unknown[],
+  normalise: Normalise<T>,
+  skipInvalid: boolean,
+  shape: string,
+): { records: T[]; skipped: number } {
+  const usable: T[] = [];
+  const problems: string[] = [];
+  let skipped = 0;
+  for (const [index, record] of records.entries()) {
+    const result = isObject(record) ? normalise(record) : problem('(record)', record, 'an object');
+    if (!('expected' in result)) usable.push(result);
+    else if (++skipped <= listedProblems) {
+      problems.push(`  record ${index}, field "${result.field}": found ${result.found}; expected ${result.expected}`);
+    }
+  }
+  if (skipped > 0 && (!skipInvalid || usable.length === 0)) {
+    const rest = skipped > listedProblems ? `\n  ... and ${skipped - listedProblems} more` : '';
+    throw new UserError(
+      `${path}: ${skipped} of ${records.length} records cannot be used (${shape}):\n${problems.join('\n')}${rest}\n` +
+        'Mend or remove these records.',
+    );
+  }
+  const lastTexts = usable.map((record) => ('text' in record ? record.text : record.messages.at(-1)!.content));
+  if (lastTexts.every((text) => text.trim() === '')) {
+    throw new UserError(
+      `${path}: all ${records.length} records have an empty text to learn (records 0 to ${records.length - 1}); ` +
+        'expected answers in "output" or in the assistant\'s turns. Is this a file of prompts only?',
+    );
+  }
+  return { records: usable, skipped };
+}
+
+/** `input` joins `instruction` by a line break; `history` is a list of [prompt, answer] that came before. */
+function normaliseAlpaca(record: JsonRecord): Conversation | Problem {
+  const { instruction, input, output, history } = record;
+  if (typeof instruction !== 'string') return problem('instruction', instruction, 'a string');
+  if (input != null && typeof input !== 'string') return problem('input', input, 'a string');
+  if (typeof output !== 'string') return problem('output', output, 'a string: the answer to learn');
+  const messages: Message[] = [];
+  if (history != null && !Array.isArray(history)) return problem('history', history, 'a list of [prompt, answer]');
+  for (const [i, turn] of ((history ?? []) as unknown[]).entries()) {
+    if (!Array.isArray(turn) || turn.length !== 2 || !turn.every((text) => typeof text === 'string')) {
+      return problem(`history[${i}]`, turn, 'a pair of strings [prompt, answer]');
+    }
+    messages.push({ role: 'user', content: turn[0] as string }, { role: 'assistant', content: turn[1] as string });
+  }
+  messages.push({ role: 'user', content: [instruction, input].filter((text) => text).join('\n') });
+  messages.push({ role: 'assistant', content: output });
+  return withContext(record, messages, record.system);
+}
+
+const roles = new Map<unknown, 'system' | 'user' | 'assistant'>([
+  ['human', 'user'],
+  ['user', 'user'],
+  ['gpt', 'assistant'],
+  ['assistant', 'assistant'],
+  ['system', 'system'],
+]);
+
+function normaliseShareGpt(record: JsonRecord): Conversation | Problem {
+  const field = 'conversations' in record ? 'conversations' : 'messages';
+  const turns = record[field];
+  if (!Array.isArray(turns)) return problem(field, turns, 'a list of messages');
+  const messages: Message[] = [];
+  let system = record.system;
+  for (const [i, turn] of turns.entries()) {
+    const at = `${field}[${i}]`;
+    if (!isObject(turn)) return problem(at, turn, 'an object with a role and a text');
+    const [roleKey, textKey] = 'from' in turn ? ['from', 'value'] : ['role', 'content'];
+    const role = roles.get(turn[roleKey!]);
+    const content = turn[textKey!];
+    if (role === undefined) {
+      return problem(`${at}.${roleKey}`, turn[roleKey!], `one of ${[...roles.keys()].join(', ')}`);
+    }
+    if (typeof content !== 'string') return problem(`${at}.${textKey}`, content, 'a string');
+    if (role === 'system' && i === 0) {
+      system = content;
+      continue;
+    }
+    const expected = messages.length % 2 === 0 ? 'user' : 'assistant';
+    if (role !== expected) {
+      return problem(
+        `${at}.${roleKey}`,
+        turn[roleKey!],
+        `the ${expected}'s turn, for user and assistant must alternate`,
+      );
+    }
+    messages.push({ role, content });
+  }
+  if (messages.at(-1)?.role !== 'assistant') {
+    const found = messages.length === 0 ? 'no message' : "a user's turn at the end";
+    return { field, found, expected: "an assistant's turn at the end: the answer to learn" };
+  }
+  return withContext(record, messages, system);
+}
+
+function normaliseText({ text }: JsonRecord): TextRecord | Problem {
+  return typeof text === 'string' ? { text } : problem('text', text, 'a string');
+}
+
+function withContext({ id }: JsonRecord, messages: Message[], system: unknown): Conversation | Problem {
+  if (system != null && typeof system !== 'string') return problem('system', system, 'a string');
+  return {
+    ...(typeof id === 'string' || typeof id === 'number' ? { id: String(id) } : {}),
+    ...(system ? { system } : {}),
+    messages,
+  };
+}
+
+function problem(field: string, value: unknown, expected: string): Problem {
+  return { field, found: describe(value), expected };
+}
+
+function describe(value: unknown): string {
+  if (value === undefined) return 'nothing';
+  if (value === null) return 'null';
+  if (Array.isArray(value)) return `a list of ${value.length}`;
+  if (typeof value === 'object') return 'an object';
+  const text = String(value);
+  return `${typeof value} ${typeof value === 'string' ? JSON.stringify(text.slice(0, 40)) : text}`;
+}
+
+function isObject(value: unknown): value is JsonRecord {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}

@@ -1,0 +1,162 @@
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { encodeConversation, encodeTexts, ignoreIndex } from './examples.ts';
+import type { Conversation } from './records.ts';
+import { loadTemplate, templateNames } from './templates.ts';
+import { goldenPath, hasShared, readGolden, sharedData } from './test-data.ts';
+import { loadTokenizer } from './tokenizer.ts';
+
+interface Golden {
+  conversations: Conversation[];
+  texts: string[];
+  cases: {
+    tokenizer: string;
+    template: string;
+    examples: { cutoffLen: number; inputIds: number[]; labels: number[] }[];
+    prompts: number[][];
+    stopTokenIds: number[];
+    texts?: number[][];
+  }[];
+}
+
+// tools/golden/llamafactory_data.py; commits inside.
+const golden = readGolden<Golden>('llamafactory.json');
+const { conversations } = golden;
+const folders: Record<string, string> = {
+  'byte-level': goldenPath('byte-level'),
+  llama2: `${sharedData}/models/llama2_tokenizer`,
+};
+
+describe('templates equal LLaMA-Factory token for token', () => {
+  for (const { tokenizer: name, template: templateName, examples, prompts, stopTokenIds, texts } of golden.cases) {
+    const present = name === 'byte-level' || hasShared('models/llama2_tokenizer');
+    it.skipIf(!present)(
+      `${templateName} with the ${name} tokenizer: ${examples.length} examples, whole and cut`,
+      () => {
+        const tokenizer = loadTokenizer(folders[name]!);
+        const template = loadTemplate(templateName, tokenizer);
+        for (const [i, expected] of examples.entries()) {
+          const { example } = encodeConversation(
+            template,
+            conversations[i % conversations.length]!,
+            expected.cutoffLen,
+          );
+          const { cutoffLen } = expected;
+          const found = { cutoffLen, inputIds: [...example.inputIds], labels: [...example.labels] };
+          expect(found).toEqual(expected);
+        }
+        for (const [i, prompt] of prompts.entries()) {
+          const { messages, ...rest } = conversations[i]!;
+          expect(template.encodePrompt({ ...rest, messages: messages.slice(0, -1) })).toEqual(prompt);
+        }
+        expect([...template.stopTokenIds].sort((a, b) => a - b)).toEqual(stopTokenIds);
+        if (texts !== undefined) {
+          const ids = golden.texts.map((text) => tokenizer.encode(text, { addSpecialTokens: false }));
+          expect(encodeTexts(tokenizer, template, ids, 16).examples.map(({ inputIds }) => [...inputIds])).toEqual(
+            texts,
+          );
+        }
+      },
+    );
+  }
+
+  it("covers every template but the tokenizer's own", () => {
+    const covered = new Set(golden.cases.map(({ template }) => template));
+    expect(templateNames.filter((name) => !covered.has(name))).toEqual(['chat', 'tokenizer']);
+  });
+});
+
+describe("the tokenizer's own chat template", () => {
+  let folder: string;
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'blockwise-template-'));
+    cpSync(goldenPath('byte-level'), folder, { recursive: true });
+  });
+  afterEach(() => rmSync(folder, { recursive: true }));
+  const setTemplate = (chat_template: string | null): void => {
+    const file = join(folder, 'tokenizer_config.json');
+    writeFileSync(file, JSON.stringify({ ...JSON.parse(readFileSync(file, 'utf8')), chat_template }));
+  };
+
+  it('trains each answer with its end marker, and gives the ids of apply_chat_template', () => {
+    const tokenizer = loadTokenizer(folder);
+    const template = loadTemplate('tokenizer', tokenizer);
+    const talk = conversations[3]!;
+    const { example } = encodeConversation(template, talk, 2048);
+    const text = tokenizer.applyChatTemplate([{ role: 'system', content: talk.system! }, ...talk.messages]);
+    expect(tokenizer.decode(example.inputIds)).toBe(text);
+    expect([...example.inputIds]).toEqual(tokenizer.encode(text, { addSpecialTokens: false }));
+    const trained = [...example.labels].filter((label) => label !== ignoreIndex);
+    expect(tokenizer.decode(trained)).toBe('1<|eot_id|>2<|eot_id|>');
+    expect(example.labels.every((label, t) => label === ignoreIndex || label === example.inputIds[t])).toBe(true);
+  });
+
+  it('agrees with the llama3 template where the two formats agree', () => {
+    const tokenizer = loadTokenizer(folder);
+    const [own, llama3] = ['chat', 'llama3'].map((name) => loadTemplate(name, tokenizer));
+    for (const talk of conversations) {
+      // The model's template trims messages and parses no header inside them.
+      if (talk.messages.some(({ content }) => content !== content.trim())) continue;
+      expect(own!.encodeTurns(talk)).toEqual(llama3!.encodeTurns(talk));
+      const prompt = { ...talk, messages: talk.messages.slice(0, -1) };
+      expect(own!.encodePrompt(prompt)).toEqual(llama3!.encodePrompt(prompt));
+    }
+    expect(own!.stopTokenIds).toEqual(['<|end_of_text|>', '<|eot_id|>'].map((token) => tokenizer.tokenId(token)));
+  });
+
+  it('gives a token that spans prompt and answer to the answer', () => {
+    setTemplate(
+      "{% for m in messages %}{{ m['role'][0] + ':' + m['content'] }}{% if m['role'] == 'user' %}{{ ' t' }}{% endif %}{% endfor %}",
+    );
+    const tokenizer = loadTokenizer(folder);
+    // ' t' + 'a:he' is encoded as one text: whatever merges over the boundary is learnt, nothing is lost or doubled.
+    const talk: Conversation = {
+      messages: [
+        { role: 'user', content: 'x' },
+        { role: 'assistant', content: 'he' },
+      ],
+    };
+    const [turn] = loadTemplate('tokenizer', tokenizer).encodeTurns(talk);
+    const ids = tokenizer.encode('u:x ta:he', { addSpecialTokens: false });
+    expect([...turn!.source, ...turn!.target]).toEqual(ids);
+    expect(tokenizer.decode(turn!.target)).toContain('a:he');
+  });
+
+  it('is refused where it is missing or rewrites what was said', () => {
+    setTemplate("{% for m in messages %}{{ m['content'] if loop.last else '...' }}{% endfor %}");
+    const rewriting = loadTemplate('tokenizer', loadTokenizer(folder));
+    expect(() => rewriting.encodeTurns(conversations[2]!)).toThrow(
+      /the chat template of .* rewrites earlier turns .*; name a template instead \(default, alpaca/,
+    );
+    setTemplate(null);
+    expect(() => loadTemplate('tokenizer', loadTokenizer(folder))).toThrow(
+      /has no chat template in tokenizer_config\.json; name a template instead/,
+    );
+  });
+});
+
+describe('loadTemplate', () => {
+  it('offers near matches and the list for an unknown name', () => {
+    const tokenizer = loadTokenizer(goldenPath('byte-level'));
+    expect(() => loadTemplate('lama2', tokenizer)).toThrow(
+      'template: unknown template "lama2". Did you mean llama2 or llama3? Known templates: alpaca, chat, default, empty, llama2, llama3, tokenizer, vanilla.',
+    );
+    expect(() => loadTemplate('toString', tokenizer)).toThrow('unknown template "toString"');
+  });
+
+  it.skipIf(!hasShared('models/llama2_tokenizer'))('names all tokens that the tokenizer lacks', () => {
+    const tokenizer = loadTokenizer(folders.llama2!);
+    expect(() => loadTemplate('llama3', tokenizer)).toThrow(
+      /llama3 needs <\|start_header_id\|>, <\|end_header_id\|>, <\|eot_id\|>, which the tokenizer of .* does not have; use the template this model was made for/,
+    );
+  });
+
+  it('misses an end token', () => {
+    const tokenizer = { ...loadTokenizer(goldenPath('byte-level')), eos: undefined };
+    expect(() => loadTemplate('alpaca', tokenizer)).toThrow(
+      'alpaca needs an end token (eos_token), which the tokenizer of',
+    );
+  });
+});

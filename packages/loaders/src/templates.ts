@@ -1,0 +1,179 @@
+import { nearMatches } from './near-matches.ts';
+import type { Conversation } from './records.ts';
+import type { Tokenizer } from './tokenizer.ts';
+import { chatTemplate } from './chat-template.ts';
+import { UserError } from './user-error.ts';
+
+/** One exchange as token ids: the prompt part, which is masked, and the answer with its end token, which is trained. */
+export interface EncodedTurn {
+  readonly source: number[];
+  readonly target: number[];
+}
+
+/** How a conversation becomes token ids, for one tokenizer. */
+export interface Template {
+  readonly name: string;
+  /**
+   * For templates whose answers carry no end token of their own: the token that ends a whole example and is the label
+   * of the first token after each earlier answer (LLaMA-Factory's `efficient_eos`).
+   */
+  readonly finalToken: number | undefined;
+  /** The token that ends a text in pretraining. */
+  readonly textEnd: number;
+  /** The ids that end an answer in generation. */
+  readonly stopTokenIds: readonly number[];
+  /** The turns of a conversation whose messages alternate user, assistant and end with an assistant's. */
+  encodeTurns(conversation: Conversation): EncodedTurn[];
+  /** The prompt for the next answer to a conversation whose messages alternate and end with a user's. */
+  encodePrompt(conversation: Conversation): number[];
+}
+
+type Slot = string | typeof bos | typeof eos;
+const bos = Symbol('bos');
+const eos = Symbol('eos');
+
+/** The format of a template. Each slot is encoded by itself; `{{content}}` stands for the message. */
+interface Format {
+  user: Slot[];
+  assistant: Slot[];
+  system?: Slot[];
+  /** Before the first message. */
+  prefix?: Slot[];
+  /** Before each user message but the first. */
+  separator?: Slot[];
+  defaultSystem?: string;
+  /** The system text goes inside the first user message. */
+  systemInUser?: true;
+  finalEos?: true;
+  /** Takes the place of the tokenizer's end token. */
+  eos?: string;
+  /** Ends a text in pretraining where it is not the tokenizer's end token. */
+  textEnd?: string;
+  stopWords?: string[];
+}
+
+/**
+ * The formats of LLaMA-Factory's src/llamafactory/data/template.py at commit ff6d4d1 (2026-08), token for token.
+ * `vanilla`, which later versions dropped, is that of v0.6.3 (src/llmtuner/data/template.py before commit f8e219d).
+ */
+const formats: Record<string, Format> = {
+  alpaca: {
+    user: ['### Instruction:\n{{content}}\n\n### Response:\n'],
+    assistant: ['{{content}}', eos, '\n\n'],
+    defaultSystem:
+      'Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n',
+  },
+  default: {
+    user: ['Human: {{content}}', eos, '\nAssistant:'],
+    assistant: ['{{content}}', eos, '\n'],
+    system: ['System: {{content}}', eos, '\n'],
+  },
+  empty: { user: ['{{content}}'], assistant: ['{{content}}'] },
+  llama2: {
+    user: [bos, '[INST] {{content}} [/INST]'],
+    assistant: ['{{content}}', eos],
+    system: ['<<SYS>>\n{{content}}\n<</SYS>>\n\n'],
+    systemInUser: true,
+  },
+  llama3: {
+    prefix: [bos],
+    user: [
+      '<|start_header_id|>user<|end_header_id|>\n\n{{content}}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n',
+    ],
+    assistant: ['{{content}}<|eot_id|>'],
+    system: ['<|start_header_id|>system<|end_header_id|>\n\n{{content}}<|eot_id|>'],
+    eos: '<|eot_id|>',
+    textEnd: '<|end_of_text|>',
+    stopWords: ['<|eom_id|>'],
+  },
+  vanilla: { user: ['{{content}}'], assistant: ['{{content}}'], separator: ['\n'], finalEos: true },
+};
+
+/** The names `loadTemplate` knows; `tokenizer` (or `chat`) is the tokenizer's own chat template. */
+export const templateNames: readonly string[] = [...Object.keys(formats), 'tokenizer', 'chat'].sort();
+
+/**
+ * The template of that name, for a tokenizer.
+ * @throws UserError when the name is unknown, or the tokenizer lacks a token (or the chat template) that the template
+ *   needs.
+ */
+export function loadTemplate(name: string, tokenizer: Tokenizer): Template {
+  if (name === 'tokenizer' || name === 'chat') return chatTemplate(tokenizer);
+  const format = Object.hasOwn(formats, name) ? formats[name] : undefined;
+  if (format === undefined) {
+    const near = nearMatches(name, templateNames);
+    throw new UserError(
+      `template: unknown template ${JSON.stringify(name)}.` +
+        (near.length > 0 ? ` Did you mean ${near.join(' or ')}?` : '') +
+        ` Known templates: ${templateNames.join(', ')}.`,
+    );
+  }
+  return formatTemplate(name, format, tokenizer);
+}
+
+function formatTemplate(name: string, format: Format, tokenizer: Tokenizer): Template {
+  const ids = resolveTokens(name, format, tokenizer);
+  const encodeSlots = (slots: readonly Slot[] = [], content = ''): number[] =>
+    slots.flatMap((slot) => {
+      if (slot === eos) return [ids.eos];
+      if (slot === bos) return ids.bos === undefined ? [] : [ids.bos];
+      // A function as the replacement: '$' in a message must stay itself.
+      const text = (slot as string).replace('{{content}}', () => content);
+      return text === '' ? [] : tokenizer.encode(text, { addSpecialTokens: false });
+    });
+  const encodeMessages = ({ messages, system }: Conversation): number[][] =>
+    messages.map(({ role, content }, i) => {
+      if (role === 'assistant') return encodeSlots(format.assistant, content);
+      if (i > 0) return [...encodeSlots(format.separator), ...encodeSlots(format.user, content)];
+      const systemText = system || format.defaultSystem;
+      const systemSlots = systemText ? (format.system ?? ['{{content}}']) : [];
+      if (format.systemInUser) {
+        const inside = systemSlots.map((slot) => String(slot).replace('{{content}}', () => systemText!)).join('');
+        return [...encodeSlots(format.prefix), ...encodeSlots(format.user, inside + content)];
+      }
+      return [
+        ...encodeSlots(format.prefix),
+        ...encodeSlots(systemSlots, systemText),
+        ...encodeSlots(format.user, content),
+      ];
+    });
+  return {
+    name,
+    finalToken: format.finalEos ? ids.eos : undefined,
+    textEnd: ids.textEnd,
+    stopTokenIds: ids.stop,
+    encodeTurns: (conversation) => {
+      const encoded = encodeMessages(conversation);
+      return Array.from({ length: encoded.length / 2 }, (_, turn) => ({
+        source: encoded[2 * turn]!,
+        target: encoded[2 * turn + 1]!,
+      }));
+    },
+    encodePrompt: (conversation) => encodeMessages(conversation).flat(),
+  };
+}
+
+/** The ids of the special tokens a format writes, all missing ones in one error. */
+function resolveTokens(name: string, format: Format, tokenizer: Tokenizer) {
+  const written = Object.values(format).flatMap((value) => (Array.isArray(value) ? value : []));
+  const markers = written.flatMap((slot) => (typeof slot === 'string' ? (slot.match(/<\|\w+\|>/g) ?? []) : []));
+  const needed = [...new Set([...markers, ...(format.eos ? [format.eos] : [])])].filter(
+    (token) => !format.stopWords?.includes(token),
+  );
+  const missing = needed.filter((token) => tokenizer.tokenId(token) === undefined);
+  const endToken = format.eos === undefined ? tokenizer.eos?.id : tokenizer.tokenId(format.eos);
+  if (endToken === undefined && format.eos === undefined) missing.push('an end token (eos_token)');
+  if (missing.length > 0) {
+    throw new UserError(
+      `template: ${name} needs ${missing.join(', ')}, which the tokenizer of ${tokenizer.folder} does not have; ` +
+        'use the template this model was made for, or a plain one (default, alpaca, vanilla).',
+    );
+  }
+  const stopWords = (format.stopWords ?? []).map((token) => tokenizer.tokenId(token));
+  return {
+    bos: tokenizer.bos?.id,
+    eos: endToken!,
+    textEnd: (format.textEnd === undefined ? tokenizer.eos?.id : tokenizer.tokenId(format.textEnd)) ?? endToken!,
+    stop: [...new Set([endToken!, ...stopWords.filter((id) => id !== undefined)])],
+  };
+}

@@ -1,0 +1,116 @@
+import { compile, tf } from '@blockwise/tensorflow';
+import type { CachedDecoder } from './generation.ts';
+import { llamaHead, llamaLayer, type Llama } from './llama.ts';
+import { rotaryTables } from './rotary-tables.ts';
+import { callStage, stageInputs } from './stage-call.ts';
+
+/** Keys and values of every layer, with room for `room` tokens of which `length` are taken. */
+export interface LlamaCache {
+  layers: { keys: tf.Tensor; values: tf.Tensor }[];
+  length: number;
+  room: number;
+}
+
+/** The cache's room is a multiple of this and doubles when full; prompts are fed in pieces of this length, the last one filled up. */
+const piece = 64;
+const masked = -1e30;
+
+/**
+ * A Llama that generates with a key-value cache: each new token costs one pass over the weights. Few shapes are compiled: pieces of 1 or 64
+ * tokens, times the doublings of the cache. Borrows the model.
+ */
+export function llamaDecoder(model: Llama): CachedDecoder<LlamaCache> {
+  const { config, stages } = model;
+  const [bottom] = stages;
+  const layers = stages.slice(1, -1);
+  const head = stages[stages.length - 1];
+  const { num_key_value_heads: K, head_dim: D, hidden_size: H } = config;
+
+  const embed = compile('decode_embedding', (...inputs) => {
+    const { weights, rest } = stageInputs(bottom, inputs);
+    return [bottom.forward(weights, rest[0], [])];
+  });
+  const layer = compile('decode_layer', (...inputs) => {
+    const { weights, rest } = stageInputs(layers[0], inputs);
+    const [x, cos, sin, mask, keys, values, place] = rest;
+    const result = llamaLayer(config, weights, x, [cos, sin, mask], { keys, values, place });
+    return [result.y, result.keys, result.values];
+  });
+  const project = compile('decode_head', (...inputs) => {
+    const { weights, rest } = stageInputs(head, inputs);
+    return [llamaHead(config, weights, rest[0])];
+  });
+
+  /** Feeds `ids`, at most 64 and filled up to 1 or 64; returns the hidden state of the last real one: float32 [1, H]. */
+  const feed = async (ids: Int32Array, cache: LlamaCache): Promise<tf.Tensor> => {
+    const T = ids.length === 1 ? 1 : piece;
+    grow(cache, cache.length + ids.length, [1, K, D]);
+    const padded = new Int32Array(T);
+    padded.set(ids);
+    const inputs = stepTensors(model, cache, ids.length, T);
+    const idTensor = tf.tensor1d(padded, 'int32');
+    let [x] = await callStage(embed, bottom, [idTensor]);
+    for (const [i, stage] of layers.entries()) {
+      const { keys, values } = cache.layers[i];
+      const own = [x, ...inputs.context, keys, values, inputs.place];
+      const [y, newKeys, newValues] = await callStage(layer, stage, own);
+      tf.dispose([x, keys, values]);
+      cache.layers[i] = { keys: newKeys, values: newValues };
+      x = y;
+    }
+    cache.length += ids.length;
+    const last = tf.slice(x, [ids.length - 1, 0], [1, H]);
+    tf.dispose([x, idTensor, inputs.place, ...inputs.context]);
+    return last;
+  };
+
+  return {
+    start: () => ({
+      layers: layers.map(() => ({ keys: tf.zeros([1, K, piece, D]), values: tf.zeros([1, K, piece, D]) })),
+      length: 0,
+      room: piece,
+    }),
+    async step(ids, cache) {
+      let hidden: tf.Tensor | undefined;
+      for (let from = 0; from < ids.length; from += piece) {
+        hidden?.dispose();
+        hidden = await feed(ids.slice(from, from + piece), cache);
+      }
+      const [logits] = await callStage(project, head, [hidden!]);
+      const values = (await logits.data()) as Float32Array;
+      tf.dispose([hidden!, logits]);
+      return values;
+    },
+    dispose: ({ layers }) => layers.forEach(({ keys, values }) => tf.dispose([keys, values])),
+  };
+}
+
+/** Rotary tables, mask and places of T new tokens of which `used` are real: float32 [1, T, 1, D] twice, [1, 1, 1, T, S], [S, T]. */
+function stepTensors({ config }: Llama, { length, room }: LlamaCache, used: number, T: number) {
+  const positions = Int32Array.from({ length: T }, (_, i) => length + i);
+  const { cos, sin } = rotaryTables(config, positions);
+  const mask = new Float32Array(T * room);
+  const place = new Float32Array(room * T);
+  for (let t = 0; t < T; t++) {
+    mask.fill(masked, t * room + Math.min(length + t + 1, room), (t + 1) * room);
+    if (t < used) place[(length + t) * T + t] = 1;
+  }
+  const shape: [number, number, number, number] = [1, T, 1, config.head_dim];
+  const context = [tf.tensor4d(cos, shape), tf.tensor4d(sin, shape), tf.tensor5d(mask, [1, 1, 1, T, room])];
+  return { context, place: tf.tensor2d(place, [room, T]) };
+}
+
+/** Doubles the cache until it has room for `needed` tokens. */
+function grow(cache: LlamaCache, needed: number, [B, K, D]: [number, number, number]): void {
+  while (cache.room < needed) {
+    const more = tf.zeros([B, K, cache.room, D]);
+    const widen = (old: tf.Tensor) => {
+      const wide = tf.concat([old, more], 2);
+      old.dispose();
+      return wide;
+    };
+    cache.layers = cache.layers.map(({ keys, values }) => ({ keys: widen(keys), values: widen(values) }));
+    more.dispose();
+    cache.room *= 2;
+  }
+}

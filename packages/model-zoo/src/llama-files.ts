@@ -1,0 +1,77 @@
+import { cast, RawTensor, toRaw, type Parameter } from '@blockwise/tensorflow';
+import { existsSync } from 'node:fs';
+import { copyFile, mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { llamaTiedWeights, llamaWeightShapes, type WeightDtype } from './config.ts';
+import { readLlamaConfig, writeConfig } from './config-file.ts';
+import type { JsonObject } from './json-object.ts';
+import { createLlama, type Llama } from './llama.ts';
+import type { WritableTensor } from './safetensors.ts';
+import { matchWeights, openWeights, saveWeights } from './weights.ts';
+
+/** A Llama opened from a folder, with what its files said. */
+export interface OpenedLlama {
+  readonly model: Llama;
+  /** config.json as it was read, for saveLlama(). */
+  readonly json: JsonObject;
+  /** One line for each oddity that changes nothing. */
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Opens a Llama in Hugging Face layout. Weights stored in `dtype` stay in the mapped file until used; others are converted, one at a time.
+ * @param dtype how weights are kept at rest; default: as they are stored
+ * @throws UserError naming the file and all that is wrong with it
+ */
+export function openLlama(folder: string, { dtype }: { dtype?: WeightDtype } = {}): OpenedLlama {
+  const { config, json, warnings } = readLlamaConfig(folder);
+  const files = openWeights(folder);
+  try {
+    const expected = llamaWeightShapes(config);
+    const sources = matchWeights(expected, files, { tied: llamaTiedWeights(config) });
+    const weights = new Map<string, RawTensor>();
+    for (const [name, source] of sources) weights.set(name, inDtype(files.tensor(source), dtype));
+    return { model: createLlama(config, weights), json, warnings };
+  } finally {
+    files.close();
+  }
+}
+
+function inDtype(stored: RawTensor, dtype: WeightDtype | undefined): RawTensor {
+  if (!dtype || stored.dtype === dtype) return stored;
+  const values = cast(stored);
+  stored.dispose();
+  const converted = toRaw(values, dtype);
+  values.dispose();
+  return converted;
+}
+
+/** Files beside the weights that a model folder takes along. */
+const companions = [
+  'generation_config.json',
+  'tokenizer.json',
+  'tokenizer.model',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'chat_template.jinja',
+];
+
+/**
+ * Saves a model in Hugging Face layout, loadable by transformers: config.json, weights in their storage dtype (masters rounded to nearest),
+ * and the tokenizer files of `source`, where given. Each file is complete or absent.
+ */
+export async function saveLlama(folder: string, { model, json }: Pick<OpenedLlama, 'model' | 'json'>, source?: string) {
+  await mkdir(folder, { recursive: true });
+  const parameters = [...model.parameters.values()];
+  await saveWeights(folder, parameters.map((parameter) => [parameter.name, writable(parameter)] as const)); // prettier-ignore
+  await writeConfig(folder, json, parameters[0].storageDtype as WeightDtype);
+  for (const name of source ? companions : []) {
+    const path = join(source!, name);
+    if (existsSync(path)) await copyFile(path, join(folder, name));
+  }
+}
+
+function writable(parameter: Parameter): WritableTensor {
+  return { dtype: parameter.storageDtype, shape: parameter.shape, bytes: () => parameter.bytes() };
+}

@@ -1,0 +1,15 @@
+/**
+ * A hash of integers (each of up to 53 bits) to an unsigned 32-bit integer: every word is absorbed into a Weyl sequence and mixed by
+ * murmur3's finaliser. Random choices made of a seed and their own position need no generator state, so a resumed run repeats them.
+ */
+export function hash(...integers: readonly number[]): number {
+  let mixed = 0;
+  for (const integer of integers)
+    for (const word of [integer, Math.floor(integer / 2 ** 32)]) {
+      mixed = ((mixed ^ word) + 0x9e3779b9) | 0;
+      mixed = Math.imul(mixed ^ (mixed >>> 16), 0x85ebca6b);
+      mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35);
+      mixed ^= mixed >>> 16;
+    }
+  return mixed >>> 0;
+}

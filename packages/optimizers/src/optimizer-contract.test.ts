@@ -1,0 +1,210 @@
+import { initTensorFlow, liveTensors, RawTensor, tf, type Parameter } from '@blockwise/tensorflow';
+import { beforeAll, describe, expect, test } from 'vitest';
+import {
+  adam,
+  adamW,
+  BlockOptimizer,
+  sgd,
+  type BlockOptimizerOptions,
+  type OptimizerFactory,
+  type OptimizerState,
+} from './index.ts';
+import { smallNames, smallParameters, smallShape, takeSteps } from './small-parameters.test-support.ts';
+import { UserError } from './user-error.ts';
+
+/** What every optimizer has to keep. A new one is one line here. */
+const inBlocks =
+  (base: OptimizerFactory, options: BlockOptimizerOptions): OptimizerFactory =>
+  (parameters) =>
+    new BlockOptimizer(base, parameters, { switchBlockEvery: 5, seed: 5, ...options });
+
+const optimizers: Record<string, OptimizerFactory> = {
+  AdamW: adamW({ weightDecay: 0.1 }),
+  Adam: adam({ weightDecay: 0.1 }),
+  SGD: sgd({ weightDecay: 0.1 }),
+  'SGD with momentum': sgd({ momentum: 0.9, dampening: 0.2 }),
+  'BlockOptimizer of AdamW': inBlocks(adamW(), {}),
+  'BlockOptimizer of SGD': inBlocks(sgd({ momentum: 0.9, nesterov: true }), { switchMode: 'descending' }),
+  'BlockOptimizer, all options': inBlocks(adamW(), {
+    ...{ includeEmbedding: true, includeLmHead: true, activeModules: ['model.norm.'] },
+    rounding: { mode: 'stochastic', seed: 3 },
+  }),
+  'BlockOptimizer, compat official': inBlocks(adamW(), { compat: 'official', activeModules: ['lm_head.'] }),
+};
+
+beforeAll(() => initTensorFlow());
+
+const contents = (parameters: Parameter[]) =>
+  parameters.map((parameter) => Buffer.from(parameter.bytes()).toString('hex'));
+
+/** As a checkpoint would do it: scalars through JSON. */
+const written = ({ scalars, tensors }: OptimizerState): OptimizerState => ({
+  scalars: JSON.parse(JSON.stringify(scalars)),
+  tensors,
+});
+
+describe.each(Object.entries(optimizers))('%s', (_, make) => {
+  test('a run restored at step 17 equals the uninterrupted one bit for bit at step 40', () => {
+    const whole = smallParameters();
+    const uninterrupted = make(whole);
+    takeSteps(uninterrupted, 0, 40);
+
+    const first = smallParameters();
+    const interrupted = make(first);
+    takeSteps(interrupted, 0, 17);
+    const state = written(interrupted.state());
+    const weights = first.map((parameter) => parameter.bytes());
+    const second = smallParameters();
+    second.forEach((p, i) => p.replace(RawTensor.fromBytes(weights[i], smallShape, 'bfloat16')));
+    const resumed = make(second);
+    resumed.restore(state);
+    expect(resumed.trainable).toEqual(interrupted.trainable);
+    expect(resumed.state()).toEqual(interrupted.state());
+    // A copy: what happens later does not reach it.
+    takeSteps(interrupted, 17, 20);
+    takeSteps(resumed, 17, 40);
+
+    expect(contents(second)).toEqual(contents(whole));
+    expect(resumed.state()).toEqual(uninterrupted.state());
+    for (const optimizer of [uninterrupted, interrupted, resumed]) optimizer.dispose();
+    [...whole, ...first, ...second].forEach((parameter) => parameter.dispose());
+  });
+
+  test('changes every trained parameter and no other', () => {
+    const parameters = smallParameters();
+    const optimizer = make(parameters);
+    const before = contents(parameters);
+    const trained = optimizer.trainable;
+    expect(trained.size).toBeGreaterThan(0);
+    takeSteps(optimizer, 0, 1);
+    contents(parameters).forEach((now, i) => expect(now !== before[i], smallNames[i]).toBe(trained.has(smallNames[i])));
+    optimizer.dispose();
+    parameters.forEach((parameter) => parameter.dispose());
+  });
+
+  test('a learning rate of 0 changes nothing', () => {
+    const parameters = smallParameters();
+    const optimizer = make(parameters);
+    const before = contents(parameters);
+    optimizer.learningRate = 0;
+    const gradient = tf.fill(smallShape, 1);
+    optimizer.beginStep();
+    for (const name of optimizer.trainable) optimizer.update(name, gradient);
+    optimizer.endStep();
+    expect(contents(parameters)).toEqual(before);
+    gradient.dispose();
+    optimizer.dispose();
+    parameters.forEach((parameter) => parameter.dispose());
+  });
+
+  test('300 steps leave no tensor behind and hold the memory that memory() tells', () => {
+    const nothing = liveTensors();
+    const jsNothing = tf.memory().numTensors;
+    const parameters = smallParameters();
+    const optimizer = make(parameters);
+    takeSteps(optimizer, 0, 100);
+    const [live, js] = [liveTensors(), tf.memory().numTensors];
+    // 300 - 100 steps are a multiple of K: the same place in a block's turn.
+    takeSteps(optimizer, 100, 300);
+    expect([liveTensors(), tf.memory().numTensors]).toEqual([live, js]);
+    const trained = parameters.filter((parameter) => parameter.master);
+    expect(trained.length).toBe(optimizer.trainable.size);
+    expect(optimizer.memory().masters).toBe(trained.reduce((sum, { master }) => sum + master!.byteLength, 0));
+    const stateBytes = [...optimizer.state().tensors].reduce((sum, [, { bytes }]) => sum + bytes.byteLength, 0);
+    const { masters, states } = optimizer.memory();
+    expect(masters + states).toBe(stateBytes);
+    optimizer.dispose();
+    expect(optimizer.memory().states).toBe(0);
+    parameters.forEach((parameter) => parameter.dispose());
+    expect(liveTensors()).toBe(nothing);
+    expect(tf.memory().numTensors).toBe(jsNothing);
+  });
+
+  test('an update of a name that it does not train, twice in a step, or of another shape, is a bug of the caller', () => {
+    const parameters = smallParameters();
+    const optimizer = make(parameters);
+    const gradient = tf.fill(smallShape, 1);
+    const wrong = tf.fill([12], 1);
+    const [name] = optimizer.trainable;
+    optimizer.beginStep();
+    optimizer.update(name, gradient);
+    expect(() => optimizer.update(name, gradient)).toThrow(`internal: ${name} is updated twice in one step`);
+    expect(() => optimizer.update('x', gradient)).toThrow(
+      'internal: x is not a parameter that this optimizer trains now',
+    );
+    expect(() => optimizer.update(name, wrong)).toThrow(
+      `internal: ${name} of shape [4,3] got a gradient of shape [12]`,
+    );
+    gradient.dispose();
+    wrong.dispose();
+    optimizer.dispose();
+    parameters.forEach((parameter) => parameter.dispose());
+  });
+});
+
+test('a state of other parameters, of another rule or with torn tensors is refused, all at once', () => {
+  const parameters = smallParameters();
+  const optimizer = adamW()(parameters);
+  takeSteps(optimizer, 0, 1);
+  const { scalars, tensors } = optimizer.state();
+  const [first, second, third] = smallNames;
+  tensors.delete(`${first}.exp_avg`);
+  tensors.set(`${second}.master`, { shape: [3, 4], bytes: new Uint8Array(48) });
+  tensors.set(`${third}.exp_avg_sq`, { shape: smallShape, bytes: new Uint8Array(47) });
+  scalars.learningRate = 'fast';
+  scalars.steps = { ...(scalars.steps as object), x: 1.5 };
+  let message = '';
+  try {
+    optimizer.restore({ scalars, tensors });
+  } catch (error) {
+    expect((error as Error).name).toBe('UserError');
+    message = (error as Error).message;
+  }
+  expect(message.split('\n  - ')).toEqual([
+    'the optimizer state does not fit this run:',
+    'x has a step count, but is not trained here',
+    'the step count of x is 1.5, not a positive integer',
+    `${first}.exp_avg is missing`,
+    `${second}.master has shape [3,4], expected [4,3]`,
+    `${third}.exp_avg_sq has 47 bytes, which is not float32[4,3]`,
+    'learningRate is "fast", not a number',
+  ]);
+  expect(() => optimizer.restore({ scalars: {}, tensors })).toThrow('it has no step counts');
+  optimizer.dispose();
+  expect(() => adamW()([parameters[0], parameters[0]])).toThrow(`internal: two parameters are called ${first}`);
+  parameters.forEach((parameter) => parameter.dispose());
+});
+
+test.each([
+  [() => adamW({ betas: [1, -1], eps: -1 }), "AdamW's options:\n  - eps is -1, expected a number of at least 0\n  - betas[0] is 1, expected a number in [0, 1)\n  - betas[1] is -1, expected a number in [0, 1)"], // prettier-ignore
+  [() => adam({ weightDecay: NaN }), "Adam's options: weightDecay is NaN, expected a number of at least 0"],
+  [() => sgd({ learningRate: -1 }), "SGD's options: learningRate is -1, expected a number of at least 0"],
+  [() => sgd({ nesterov: true, dampening: NaN }), "SGD's options:\n  - dampening is NaN, expected a number\n  - nesterov needs momentum, which is 0\n  - nesterov allows no dampening, which is NaN"], // prettier-ignore
+])('options out of range are refused by name: %#', (make, message) => {
+  expect(make).toThrow(new UserError(message));
+});
+
+test('beta1 of 0.999 follows the formula in double: 1 - beta is not left to float32', () => {
+  const parameters = smallParameters('float32', ['p']);
+  const optimizer = adam({ betas: [0.999, 0.9999], learningRate: 0.01 })(parameters);
+  const expected = [...new Float32Array(parameters[0].bytes().buffer)];
+  const m = expected.map(() => 0);
+  const v = expected.map(() => 0);
+  for (let t = 1; t <= 5; t++) {
+    const gradient = tf.fill(smallShape, t - 2.5);
+    optimizer.beginStep();
+    optimizer.update('p', gradient);
+    gradient.dispose();
+    expected.forEach((_, i) => {
+      m[i] = 0.999 * m[i] + 0.001 * (t - 2.5);
+      v[i] = 0.9999 * v[i] + 0.0001 * (t - 2.5) ** 2;
+      expected[i] -= (0.01 * m[i]) / (1 - 0.999 ** t) / (Math.sqrt(v[i] / (1 - 0.9999 ** t)) + 1e-8);
+    });
+  }
+  // Float32 rounding of values up to 1 over five steps; an uncompensated 1 - beta would be off by 5e-7 a step.
+  new Float32Array(parameters[0].bytes().buffer).forEach((x, i) =>
+    expect(Math.abs(x - expected[i])).toBeLessThan(2e-7),
+  );
+  optimizer.dispose();
+  parameters[0].dispose();
+});

@@ -1,0 +1,46 @@
+import type { Parameter, tf } from '@blockwise/tensorflow';
+
+/**
+ * What the training loop asks of every optimizer. It sees named parameters, never a model. A step is: set `learningRate`, `beginStep()`,
+ * one `update()` for each name in `trainable`, `endStep()`.
+ */
+export interface Optimizer {
+  /** Names it changes at present: the loop computes exactly these gradients. A block optimizer replaces the set in endStep(). */
+  readonly trainable: ReadonlySet<string>;
+  /** Of the next updates; a scheduler sets it before each step. */
+  learningRate: number;
+  beginStep(): void;
+  /** Applies the gradient (float32, the parameter's shape) the moment it exists; borrows it. Once per name and step. */
+  update(name: string, gradient: tf.Tensor): void;
+  /** Block optimizers may switch here: parameters go to rest, others get their masters. */
+  endStep(): void;
+  /** Copies of everything a resumed run needs beside the weights at rest, bit for bit. */
+  state(): OptimizerState;
+  /** Takes up where state() was called. Load the weights before. @throws UserError where the state belongs to another setup. */
+  restore(state: OptimizerState): void;
+  /** Bytes held now: float32 masters, and states such as moments. */
+  memory(): { masters: number; states: number };
+  /** Frees the states. Parameters stay as they are, masters included: those belong to them. */
+  dispose(): void;
+}
+
+export type JsonValue = null | boolean | number | string | JsonValue[] | JsonObject;
+export type JsonObject = { [name: string]: JsonValue };
+
+/** A float32 tensor outside the engine, little-endian. */
+export interface StateTensor {
+  shape: readonly number[];
+  bytes: Uint8Array;
+}
+
+/** Scalars as JSON, and float32 tensors by name: `<parameter>.master`, `<parameter>.exp_avg` and so on, with PyTorch's state names. */
+export interface OptimizerState {
+  scalars: JsonObject;
+  tensors: Map<string, StateTensor>;
+}
+
+/**
+ * Makes an optimizer over some parameters, which get their float32 masters at once: what adamW(), adam() and sgd() return, and what a
+ * BlockOptimizer calls afresh at every switch. With compat 'official' per-parameter settings are overridden (see WeightDecayOptions).
+ */
+export type OptimizerFactory = (parameters: readonly Parameter[], compat?: 'official') => Optimizer;

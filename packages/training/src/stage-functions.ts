@@ -1,0 +1,130 @@
+import { callStage, stageInputs, type Context, type Stage, type StageWeights } from '@blockwise/model-zoo';
+import { compile, sparseSoftmaxCrossEntropy, tf, type AnyTensor, type CompiledFunction } from '@blockwise/tensorflow';
+
+/**
+ * What a walk asks of a stage, each compiled once per kind of stage, set of trained weights and shape of the batch, and shared by all stages
+ * of the kind: weights are inputs. StageWeights at rest in 16 bit are cast inside, where they are used.
+ */
+export class StageFunctions {
+  private readonly compiled = new Map<string, CompiledFunction>();
+
+  /** y = stage(x). Borrows x and context. */
+  async forward(stage: Stage, x: tf.Tensor, context: Context): Promise<tf.Tensor> {
+    const fn = this.function(`forward ${stage.kind}`, (...inputs) => {
+      const { weights, rest } = stageInputs(stage, inputs);
+      const [x, ...context] = rest;
+      return [stage.forward(weights, x, context)];
+    });
+    const [y] = await callStage(fn, stage, [x, ...context]);
+    return y;
+  }
+
+  /**
+   * Runs the stage again and returns the vector-Jacobian products of dy: for its input where asked, and for the weights named in
+   * `trained` (names inside the stage). Nothing else is computed.
+   */
+  async backward(
+    stage: Stage,
+    x: tf.Tensor,
+    dy: tf.Tensor,
+    context: Context,
+    trained: readonly string[],
+    inputGradient: boolean,
+  ): Promise<{ dx: tf.Tensor | undefined; gradients: tf.Tensor[] }> {
+    const fn = this.function(`backward ${stage.kind} ${inputGradient} ${trained}`, (...inputs) => {
+      const { weights, rest } = stageInputs(stage, inputs);
+      const [x, dy, ...context] = rest;
+      return gradients(weights, trained, x, inputGradient, (w, x) => stage.forward(w, x, context), dy).grads;
+    });
+    const results = await callStage(fn, stage, [x, dy, ...context]);
+    return { dx: inputGradient ? results.shift() : undefined, gradients: results };
+  }
+
+  /**
+   * Cross-entropy of the head's rows, each weighted, summed: float32 scalar.
+   * @param rows float32 [R, H]
+   * @param targets int32 [R]
+   * @param rowWeights float32 [R]; 0 for rows that only fill up
+   */
+  async loss(stage: Stage, rows: tf.Tensor, targets: tf.Tensor, rowWeights: tf.Tensor): Promise<tf.Tensor> {
+    const fn = this.function(`loss ${stage.kind}`, (...inputs) => {
+      const { weights, rest } = stageInputs(stage, inputs);
+      const [rows, targets, rowWeights] = rest;
+      return [weightedLoss(targets, rowWeights)(stage.forward(weights, rows, []))];
+    });
+    const [loss] = await callStage(fn, stage, [rows, targets, rowWeights]);
+    return loss;
+  }
+
+  /** loss() with its gradients: by the rows where asked, and by the weights named in `trained`. */
+  async lossAndGradients(
+    stage: Stage,
+    rows: tf.Tensor,
+    targets: tf.Tensor,
+    rowWeights: tf.Tensor,
+    trained: readonly string[],
+    inputGradient: boolean,
+  ): Promise<{ loss: tf.Tensor; dRows: tf.Tensor | undefined; gradients: tf.Tensor[] }> {
+    const fn = this.function(`lossAndGradients ${stage.kind} ${inputGradient} ${trained}`, (...inputs) => {
+      const { weights, rest } = stageInputs(stage, inputs);
+      const [rows, targets, rowWeights] = rest;
+      const lossOf = (w: StageWeights, rows: tf.Tensor) =>
+        weightedLoss(targets, rowWeights)(stage.forward(w, rows, []));
+      const { value, grads } = gradients(weights, trained, rows, inputGradient, lossOf);
+      return [value, ...grads];
+    });
+    const [loss, ...results] = await callStage(fn, stage, [rows, targets, rowWeights]);
+    return { loss, dRows: inputGradient ? results.shift() : undefined, gradients: results };
+  }
+
+  private function(name: string, body: (...inputs: AnyTensor[]) => tf.Tensor[]): CompiledFunction {
+    let fn = this.compiled.get(name);
+    if (!fn) this.compiled.set(name, (fn = compile(name.replace(/[^\w]+/g, '_'), body)));
+    return fn;
+  }
+
+  /** Seconds spent compiling, and the variants alive. */
+  compilation(): { seconds: number; variants: number } {
+    const all = [...this.compiled.values()];
+    return {
+      seconds: all.reduce((sum, fn) => sum + fn.compileSeconds, 0),
+      variants: all.reduce((sum, fn) => sum + fn.variants, 0),
+    };
+  }
+
+  dispose(): void {
+    for (const fn of this.compiled.values()) fn.dispose();
+    this.compiled.clear();
+  }
+}
+
+/** f's value, and its gradients by x (where asked) and by some weights, against dy (1 where absent). */
+function gradients(
+  weights: StageWeights,
+  trained: readonly string[],
+  x: tf.Tensor,
+  byInput: boolean,
+  f: (weights: StageWeights, x: tf.Tensor) => tf.Tensor,
+  dy?: tf.Tensor,
+): { value: tf.Tensor; grads: tf.Tensor[] } {
+  const by = [...(byInput ? [x] : []), ...trained.map((name) => weights[name])];
+  const g = tf.valueAndGrads((...values) => {
+    const input = byInput ? values.shift()! : x;
+    const replaced = Object.fromEntries(trained.map((name, i) => [name, values[i]]));
+    return f({ ...weights, ...replaced }, input);
+  });
+  return g(by, dy);
+}
+
+/** Sum over rows of weight x cross-entropy; the gradient comes from the same pass over the logits. */
+function weightedLoss(targets: tf.Tensor, rowWeights: tf.Tensor): (logits: tf.Tensor) => tf.Tensor {
+  return tf.customGrad((...args) => {
+    const [logits, save] = args as unknown as [tf.Tensor2D, tf.GradSaveFunc];
+    const [losses, gradient] = sparseSoftmaxCrossEntropy(logits, targets as tf.Tensor1D);
+    save([gradient]);
+    return {
+      value: tf.sum(tf.mul(losses, rowWeights)),
+      gradFunc: (dy, saved) => tf.mul((saved as tf.Tensor[])[0], tf.expandDims(tf.mul(rowWeights, dy as tf.Tensor), 1)),
+    };
+  });
+}

@@ -1,0 +1,237 @@
+import type { Stage, StagedModel } from '@blockwise/model-zoo';
+import { tf } from '@blockwise/tensorflow';
+import type { MicroBatch } from './micro-batch.ts';
+import { StageFunctions } from './stage-functions.ts';
+
+/** A gradient the moment it is complete; owned by the receiver. */
+export type Gradient = readonly [name: string, gradient: tf.Tensor];
+
+/** The inputs of the stages from the lowest trained one up, the head's last. */
+interface Pass {
+  readonly batch: MicroBatch;
+  /** inputs[i]: what stage i was given; undefined below the lowest trained stage. */
+  readonly inputs: (tf.Tensor | undefined)[];
+}
+
+/** Seconds spent in each half of a step. */
+export interface WalkTiming {
+  forward: number;
+  backward: number;
+}
+
+/** Logits of one call of the head take at most this many bytes: long batches and large vocabularies go through it in pieces. */
+const maximumLogitBytes = 64 * 2 ** 20;
+/** Rows of a piece are a multiple of this, so that few shapes are compiled. */
+const rowMultiple = 64;
+const maximumRows = 1024;
+
+/**
+ * Walks a model's stages: forward keeps only each stage's input; backward goes from the top, runs each stage again, and stops at the lowest
+ * stage with a trained weight (BAdam, arXiv 2404.02827, section 2.2: no gradient is computed that no update needs). With several
+ * micro-batches all of them pass a stage before the walk moves down, so the gradients of one stage are alive at a time.
+ */
+export class StageWalk {
+  private readonly functions = new StageFunctions();
+  readonly timing: WalkTiming = { forward: 0, backward: 0 };
+  private readonly rowsPerPiece: number;
+
+  constructor(private readonly model: StagedModel) {
+    const head = model.stages[model.stages.length - 1];
+    const vocabulary = Math.max(
+      ...[...head.parameters.values()].map(({ shape }) => (shape.length === 2 ? shape[0] : 1)),
+    );
+    const fitting = Math.floor(maximumLogitBytes / (4 * vocabulary * rowMultiple)) * rowMultiple;
+    this.rowsPerPiece = Math.min(Math.max(fitting, rowMultiple), maximumRows);
+  }
+
+  get compilation() {
+    return this.functions.compilation();
+  }
+
+  /** Mean cross-entropy over all labels of some batches would divide this sum by `labels`: nats, no gradients. */
+  async lossSum(batch: MicroBatch): Promise<{ sum: number; labels: number }> {
+    const head = this.model.stages.length - 1;
+    const { inputs } = await this.forward(batch, head);
+    const hidden = inputs[head]!;
+    let sum = 0;
+    for (const piece of this.pieces(batch)) {
+      const tensors = pieceTensors(hidden, piece, 1);
+      const loss = await this.functions.loss(this.model.stages[head], tensors.rows, tensors.targets, tensors.weights);
+      sum += (await loss.data())[0];
+      tf.dispose([loss, ...Object.values(tensors)]);
+    }
+    hidden.dispose();
+    return { sum, labels: batch.targets.length };
+  }
+
+  /**
+   * One step's loss and gradients over micro-batches: mean cross-entropy over all their labels. Hands each gradient to `receive` as soon as
+   * it is complete, from the head down.
+   * @param trained names of the parameters whose gradients are wanted
+   * @returns the loss in nats, before any update
+   */
+  async gradients(
+    batches: readonly MicroBatch[],
+    trained: ReadonlySet<string>,
+    receive: (gradient: Gradient) => void | Promise<void>,
+  ): Promise<number> {
+    const { stages } = this.model;
+    const lowest = stages.findIndex((stage) => localNames(stage, trained).length > 0);
+    if (lowest < 0) throw new Error('internal: no stage has a trained parameter');
+    const labels = batches.reduce((sum, { targets }) => sum + targets.length, 0);
+    const begin = performance.now();
+    const passes: Pass[] = [];
+    for (const batch of batches) passes.push(await this.forward(batch, lowest));
+    const middle = performance.now();
+
+    let loss = 0;
+    let upper: (tf.Tensor | undefined)[] = []; // each pass's gradient by the output of the stage in hand
+    const open = new Map<string, tf.Tensor>(); // gradients still growing: over micro-batches, or of a tied weight
+    for (let index = stages.length - 1; index >= lowest; index--) {
+      const stage = stages[index];
+      const next: (tf.Tensor | undefined)[] = [];
+      for (const [i, pass] of passes.entries()) {
+        const x = pass.inputs[index]!;
+        if (index === stages.length - 1) {
+          const result = await this.headGradients(stage, pass.batch, x, labels, trained, index > lowest, open);
+          loss += result.loss;
+          next.push(result.dx);
+        } else {
+          next.push(await this.stageGradients(stage, pass, x, upper[i]!, trained, index > lowest, open));
+        }
+        if (index > 0) x.dispose();
+      }
+      upper = next;
+      for (const gradient of complete(stages, index, open)) await receive(gradient);
+    }
+    this.timing.forward += (middle - begin) / 1000;
+    this.timing.backward += (performance.now() - middle) / 1000;
+    return loss;
+  }
+
+  /** Runs all stages but the head, keeping the inputs of stages from `lowest` up. */
+  private async forward(batch: MicroBatch, lowest: number): Promise<Pass> {
+    const { stages } = this.model;
+    const inputs: (tf.Tensor | undefined)[] = [];
+    let x: tf.Tensor = batch.ids;
+    for (let i = 0; i < stages.length - 1; i++) {
+      inputs.push(i >= lowest ? x : undefined);
+      const y = await this.functions.forward(stages[i], x, batch.context);
+      if (i > 0 && i < lowest) x.dispose();
+      x = y;
+    }
+    inputs.push(x);
+    return { batch, inputs };
+  }
+
+  private async stageGradients(
+    stage: Stage,
+    { batch }: Pass,
+    x: tf.Tensor,
+    dy: tf.Tensor,
+    trained: ReadonlySet<string>,
+    inputGradient: boolean,
+    open: Map<string, tf.Tensor>,
+  ): Promise<tf.Tensor | undefined> {
+    const names = localNames(stage, trained);
+    const { dx, gradients } = await this.functions.backward(stage, x, dy, batch.context, names, inputGradient);
+    dy.dispose();
+    names.forEach((name, i) => accumulate(open, stage.parameters.get(name)!.name, gradients[i]));
+    return dx;
+  }
+
+  /** The head's loss and gradients over the predicting rows only, a piece at a time. */
+  private async headGradients(
+    stage: Stage,
+    batch: MicroBatch,
+    hidden: tf.Tensor,
+    labels: number,
+    trained: ReadonlySet<string>,
+    inputGradient: boolean,
+    open: Map<string, tf.Tensor>,
+  ): Promise<{ loss: number; dx: tf.Tensor | undefined }> {
+    const names = localNames(stage, trained);
+    let loss = 0;
+    let dx: tf.Tensor | undefined;
+    for (const piece of this.pieces(batch)) {
+      const { rows, targets, weights } = pieceTensors(hidden, piece, 1 / labels);
+      const result = await this.functions.lossAndGradients(stage, rows, targets, weights, names, inputGradient);
+      loss += (await result.loss.data())[0];
+      names.forEach((name, i) => accumulate(open, stage.parameters.get(name)!.name, result.gradients[i]));
+      if (result.dRows) dx = addInto(dx, scatterRows(result.dRows, piece, hidden.shape[0]));
+      tf.dispose([rows, targets, weights, result.loss]);
+    }
+    return { loss, dx: inputGradient ? (dx ?? tf.zerosLike(hidden)) : undefined };
+  }
+
+  /** Predicting rows in pieces of few different sizes; each is filled up to a multiple of 64. */
+  private *pieces({ rows, targets }: MicroBatch): Generator<Piece> {
+    for (let from = 0; from < rows.length; from += this.rowsPerPiece) {
+      const to = Math.min(from + this.rowsPerPiece, rows.length);
+      const filled = Math.ceil((to - from) / rowMultiple) * rowMultiple;
+      const fill = (values: Int32Array) => {
+        const padded = new Int32Array(filled);
+        padded.set(values.subarray(from, to));
+        return padded;
+      };
+      yield { rows: fill(rows), targets: fill(targets), used: to - from };
+    }
+  }
+
+  dispose(): void {
+    this.functions.dispose();
+  }
+}
+
+interface Piece {
+  readonly rows: Int32Array;
+  readonly targets: Int32Array;
+  /** Rows that count; those behind only fill up. */
+  readonly used: number;
+}
+
+function pieceTensors(hidden: tf.Tensor, { rows, targets, used }: Piece, weight: number) {
+  const index = tf.tensor1d(rows, 'int32');
+  const gathered = tf.gather(hidden, index);
+  index.dispose();
+  const weights = new Float32Array(rows.length).fill(weight, 0, used);
+  return { rows: gathered, targets: tf.tensor1d(targets, 'int32'), weights: tf.tensor1d(weights) };
+}
+
+/** Puts gradients of gathered rows back in their places; consumes them. float32 [R, H] -> [N, H]. */
+function scatterRows(dRows: tf.Tensor, { rows }: Piece, count: number): tf.Tensor {
+  return tf.tidy(() => {
+    const scattered = tf.unsortedSegmentSum(dRows, tf.tensor1d(rows, 'int32'), count);
+    dRows.dispose();
+    return scattered;
+  });
+}
+
+/** sum + more; consumes both. */
+function addInto(sum: tf.Tensor | undefined, more: tf.Tensor): tf.Tensor {
+  if (!sum) return more;
+  const total = tf.add(sum, more);
+  tf.dispose([sum, more]);
+  return total;
+}
+
+function accumulate(open: Map<string, tf.Tensor>, name: string, gradient: tf.Tensor): void {
+  open.set(name, addInto(open.get(name), gradient));
+}
+
+/** Names inside the stage of its trained weights. */
+function localNames(stage: Stage, trained: ReadonlySet<string>): string[] {
+  return [...stage.parameters].filter(([, parameter]) => trained.has(parameter.name)).map(([local]) => local);
+}
+
+/** Takes out the gradients that no stage below `index` adds to. */
+function* complete(stages: readonly Stage[], index: number, open: Map<string, tf.Tensor>): Generator<Gradient> {
+  const below = new Set(
+    stages.slice(0, index).flatMap(({ parameters }) => [...parameters.values()].map(({ name }) => name)),
+  );
+  for (const entry of [...open]) {
+    if (below.has(entry[0])) continue;
+    open.delete(entry[0]);
+    yield entry;
+  }
+}
