@@ -2,6 +2,7 @@ import type { Stage, StagedModel } from '@blockwise/model-zoo';
 import { tf } from '@blockwise/tensorflow';
 import type { MicroBatch } from './micro-batch.ts';
 import { StageFunctions } from './stage-functions.ts';
+import { UserError } from './user-error.ts';
 
 /** A gradient the moment it is complete; owned by the receiver. */
 export type Gradient = readonly [name: string, gradient: tf.Tensor];
@@ -33,6 +34,8 @@ const maximumRows = 1024;
 export class StageWalk {
   private readonly functions = new StageFunctions();
   readonly timing: WalkTiming = { forward: 0, backward: 0 };
+  /** The most bytes that stage inputs kept for the backward pass took together. */
+  activationBytes = 0;
   private readonly rowsPerPiece: number;
 
   constructor(private readonly model: StagedModel) {
@@ -83,6 +86,8 @@ export class StageWalk {
     const passes: Pass[] = [];
     for (const batch of batches) passes.push(await this.forward(batch, lowest));
     const middle = performance.now();
+    const kept = passes.flatMap(({ inputs }) => inputs).reduce((sum, x) => sum + 4 * (x?.size ?? 0), 0);
+    this.activationBytes = Math.max(this.activationBytes, kept);
 
     let loss = 0;
     let upper: (tf.Tensor | undefined)[] = []; // each pass's gradient by the output of the stage in hand
@@ -102,6 +107,7 @@ export class StageWalk {
         if (index > 0) x.dispose();
       }
       upper = next;
+      if (!Number.isFinite(loss)) throw new UserError(notFinite(loss));
       for (const gradient of complete(stages, index, open)) await receive(gradient);
     }
     this.timing.forward += (middle - begin) / 1000;
@@ -182,6 +188,10 @@ export class StageWalk {
     this.functions.dispose();
   }
 }
+
+const notFinite = (loss: number) =>
+  `the loss became ${loss}: training stopped before an update was made with it. Use a lower learning_rate or max_grad_norm, or more warm-up; ` +
+  `resume_from_checkpoint goes on from the last checkpoint`;
 
 interface Piece {
   readonly rows: Int32Array;

@@ -1,0 +1,139 @@
+import {
+  readSafetensorsHeader,
+  saveLlama,
+  writeSafetensors,
+  type OpenedLlama,
+  type WritableTensor,
+} from '@blockwise/model-zoo';
+import type { OptimizerState, StateTensor } from '@blockwise/optimizers';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync } from 'node:fs';
+import { mkdir, open, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { TrainState } from './train.ts';
+import { UserError } from './user-error.ts';
+
+/**
+ * A checkpoint is a folder `checkpoint-<step>`: the model in Hugging Face layout as it stands (masters rounded to their storage dtype),
+ * `optimizer.safetensors` (float32 masters and states of what is trained) and `trainer_state.json` (all else). It is written aside and renamed
+ * as a whole, so it is complete or absent.
+ */
+const stateFile = 'trainer_state.json';
+const optimizerFile = 'optimizer.safetensors';
+const pattern = /^checkpoint-(\d+)$/;
+const version = 1;
+
+/** What must be equal in the run that goes on; anything that is not compared bit by bit elsewhere. */
+export type Fingerprint = Readonly<Record<string, unknown>>;
+
+interface StateFile {
+  version: number;
+  fingerprint: Fingerprint;
+  step: number;
+  data: TrainState['data'];
+  optimizer: OptimizerState['scalars'];
+  steps: TrainState['steps'];
+  validation: TrainState['validation'];
+}
+
+/** Saves a checkpoint into `outputDir` and returns its folder. `source` is where the tokenizer files are. */
+export async function saveCheckpoint(
+  outputDir: string,
+  opened: Pick<OpenedLlama, 'model' | 'json'>,
+  state: TrainState,
+  fingerprint: Fingerprint,
+  source?: string,
+): Promise<string> {
+  const folder = join(outputDir, `checkpoint-${state.step}`);
+  const aside = `${folder}.partial`;
+  await rm(aside, { recursive: true, force: true });
+  await mkdir(aside, { recursive: true });
+  await saveLlama(aside, opened, source);
+  await writeSafetensors(
+    join(aside, optimizerFile),
+    [...state.optimizer.tensors].map(([name, tensor]) => [name, writable(tensor)] as const),
+  );
+  const { step, data, steps, validation, optimizer } = state;
+  const file: StateFile = { version, fingerprint, step, data, optimizer: optimizer.scalars, steps, validation };
+  await writeFile(join(aside, stateFile), JSON.stringify(file), { flush: true });
+  await rm(folder, { recursive: true, force: true });
+  await rename(aside, folder);
+  await syncFolder(outputDir);
+  return folder;
+}
+
+function writable({ shape, bytes }: StateTensor): WritableTensor {
+  return { dtype: 'float32', shape, bytes: () => bytes };
+}
+
+/** Makes the rename itself outlast a power cut. */
+async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, 'r');
+  await handle.sync().finally(() => handle.close());
+}
+
+/** The newest complete checkpoint of a run's folder, or undefined. */
+export function latestCheckpoint(outputDir: string): string | undefined {
+  if (!existsSync(outputDir)) return undefined;
+  const steps = readdirSync(outputDir).flatMap((name) => pattern.exec(name)?.slice(1).map(Number) ?? []);
+  return steps.length > 0 ? join(outputDir, `checkpoint-${Math.max(...steps)}`) : undefined;
+}
+
+/**
+ * Reads a checkpoint's state; its weights are opened like any model folder.
+ * @throws UserError where it is no checkpoint, is damaged, or was made by a run with other settings: all differences at once.
+ */
+export function loadCheckpoint(folder: string, fingerprint: Fingerprint): TrainState {
+  const path = join(folder, stateFile);
+  if (!existsSync(path))
+    throw new UserError(`${folder} is no checkpoint: it has no ${stateFile}. Give a folder named checkpoint-<step>`);
+  const file = parse(path);
+  const differing = [...new Set([...Object.keys(fingerprint), ...Object.keys(file.fingerprint)])].filter(
+    (key) => JSON.stringify(fingerprint[key]) !== JSON.stringify(file.fingerprint[key]),
+  );
+  if (differing.length > 0) {
+    const lines = differing.map(
+      (key) => `${key} was ${JSON.stringify(file.fingerprint[key])}, now ${JSON.stringify(fingerprint[key])}`,
+    );
+    throw new UserError(
+      `${path}: the checkpoint continues another run:\n  ${lines.join('\n  ')}\nGive the settings of that run`,
+    );
+  }
+  const { step, data, steps, validation } = file;
+  return {
+    step,
+    data,
+    steps,
+    validation,
+    optimizer: { scalars: file.optimizer, tensors: readTensors(join(folder, optimizerFile)) },
+  };
+}
+
+function parse(path: string): StateFile {
+  let file: StateFile;
+  try {
+    file = JSON.parse(readFileSync(path, 'utf8')) as StateFile;
+  } catch (error) {
+    throw new UserError(`${path} is damaged (${(error as Error).message}): resume from an older checkpoint`);
+  }
+  if (file.version !== version)
+    throw new UserError(`${path}: version ${file.version}, expected ${version}: it was made by another release`);
+  return file;
+}
+
+function readTensors(path: string): Map<string, StateTensor> {
+  const { entries } = readSafetensorsHeader(path);
+  const file = openSync(path, 'r');
+  try {
+    const read = (offset: number, length: number) => {
+      const bytes = new Uint8Array(length);
+      for (let done = 0; done < length;)
+        done += readSync(file, bytes, done, Math.min(length - done, 1 << 30), offset + done);
+      return bytes;
+    };
+    return new Map(
+      [...entries].map(([name, { shape, offset, byteLength }]) => [name, { shape, bytes: read(offset, byteLength) }]),
+    );
+  } finally {
+    closeSync(file);
+  }
+}

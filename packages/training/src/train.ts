@@ -1,0 +1,235 @@
+import type { BatchSource, BatchState } from '@blockwise/loaders';
+import type { StagedModel } from '@blockwise/model-zoo';
+import type { Optimizer, OptimizerState } from '@blockwise/optimizers';
+import { clipGradientNorm, gradientNorm } from './gradient-norm.ts';
+import { createMicroBatch, disposeMicroBatch, type MicroBatch } from './micro-batch.ts';
+import { learningRateFactor, type SchedulerType } from './schedulers.ts';
+import { StageWalk, type Gradient } from './stage-walk.ts';
+
+/** How to train; names and meanings are those of transformers' TrainingArguments. */
+export interface TrainOptions {
+  /** Optimizer steps in all, those of an interrupted run included. */
+  totalSteps: number;
+  /** Batches whose gradients make one step; an epoch's last step may have fewer. */
+  gradientAccumulationSteps: number;
+  /** The peak, per step. */
+  learningRate: number;
+  lrSchedulerType: SchedulerType;
+  warmupSteps: number;
+  /** Gradients are scaled down to this norm; 0: never, and each gradient is applied and freed as it appears. */
+  maxGradNorm: number;
+  /** Steps between evaluations; 0: none. The last step is always evaluated where there are batches for it. */
+  evalSteps: number;
+  /** Steps between checkpoints; 0: none. */
+  saveSteps: number;
+}
+
+/** One optimizer step. */
+export interface StepRecord {
+  /** From 1. */
+  readonly step: number;
+  /** Passes over the data so far. */
+  readonly epoch: number;
+  /** Mean cross-entropy over the step's labels, in nats, before the update. */
+  readonly loss: number;
+  readonly learningRate: number;
+  /** Of all gradients, before clipping; null where they are not clipped. */
+  readonly gradNorm: number | null;
+  /** Index of the trained block; null where all parameters are trained. */
+  readonly block: number | null;
+  /** Tokens that are not padding. */
+  readonly tokens: number;
+  readonly examples: number;
+  readonly seconds: number;
+}
+
+/** Loss over held-out data, in nats, after a step. */
+export interface ValidationRecord {
+  readonly step: number;
+  readonly loss: number;
+}
+
+/** All that a resumed run needs beside the weights at rest: whatever is missing from this literal is lost at an interruption. */
+export interface TrainState {
+  step: number;
+  data: BatchState;
+  optimizer: OptimizerState;
+  steps: StepRecord[];
+  validation: ValidationRecord[];
+}
+
+/** The parts of a training run. */
+export interface TrainParts {
+  model: StagedModel;
+  optimizer: Optimizer & { readonly currentBlock?: { readonly index: number } };
+  batches: BatchSource;
+  validation?: BatchSource;
+  options: TrainOptions;
+  /** Where to go on; the model holds the weights of that moment. */
+  resume?: TrainState;
+  /** Stops after the step in hand. */
+  signal?: AbortSignal;
+  onStep?: (record: StepRecord) => void;
+  onValidation?: (record: ValidationRecord) => void;
+  /** Called every saveSteps and when interrupted. */
+  save?: (state: TrainState) => Promise<void>;
+}
+
+export interface TrainResult {
+  readonly steps: readonly StepRecord[];
+  readonly validation: readonly ValidationRecord[];
+  /** Seconds in each part of the steps of this process. */
+  readonly timing: { forward: number; backward: number; update: number; evaluation: number; compile: number };
+  /** Variants of compiled functions alive at the end. */
+  readonly compiledVariants: number;
+  /** The most bytes that gradients took together. */
+  readonly gradientBytes: number;
+  /** The most bytes that stage inputs, the walk's activations, took together. */
+  readonly activationBytes: number;
+  readonly interrupted: boolean;
+}
+
+/**
+ * Trains: takes batches, walks the stages, gives gradients to the optimizer. BAdam's Algorithm 1 (arXiv 2404.02827) is this loop with a
+ * BlockOptimizer, which says what is trained at present and switches in endStep().
+ * @throws UserError where the loss is not a number; nothing is updated by that step
+ */
+export async function train(parts: TrainParts): Promise<TrainResult> {
+  const { model, optimizer, batches, options, resume, signal } = parts;
+  const walk = new StageWalk(model);
+  const steps = [...(resume?.steps ?? [])];
+  const validation = [...(resume?.validation ?? [])];
+  const timing = { update: 0, evaluation: 0 };
+  let gradientBytes = 0;
+  if (resume) {
+    optimizer.restore(resume.optimizer);
+    batches.restore(resume.data);
+  }
+  const state = (): TrainState => ({
+    step: steps.length,
+    data: batches.state(),
+    optimizer: optimizer.state(),
+    steps,
+    validation,
+  });
+
+  while (steps.length < options.totalSteps && !signal?.aborted) {
+    const begin = performance.now();
+    const step = steps.length + 1;
+    const { microBatches, tokens, examples, epoch } = takeMicroBatches(model, batches, options);
+    const factor = learningRateFactor(options.lrSchedulerType, step - 1, options.totalSteps, options.warmupSteps);
+    const block = optimizer.currentBlock?.index ?? null;
+    optimizer.learningRate = options.learningRate * factor;
+    const result = await trainStep(walk, optimizer, microBatches, options.maxGradNorm);
+    microBatches.forEach(disposeMicroBatch);
+    timing.update += result.updateSeconds;
+    gradientBytes = Math.max(gradientBytes, result.gradientBytes);
+    const { loss, gradNorm } = result;
+    const seconds = (performance.now() - begin) / 1000;
+    steps.push({
+      step,
+      epoch,
+      loss,
+      learningRate: options.learningRate * factor,
+      gradNorm,
+      block,
+      tokens,
+      examples,
+      seconds,
+    });
+    parts.onStep?.(steps[steps.length - 1]);
+
+    const last = step === options.totalSteps;
+    if (parts.validation && (last || (options.evalSteps > 0 && step % options.evalSteps === 0))) {
+      const begin = performance.now();
+      validation.push({ step, loss: await meanLoss(walk, model, parts.validation) });
+      timing.evaluation += (performance.now() - begin) / 1000;
+      parts.onValidation?.(validation[validation.length - 1]);
+    }
+    const due = options.saveSteps > 0 && step % options.saveSteps === 0;
+    if ((due && !last) || signal?.aborted) await parts.save?.(state());
+  }
+
+  const { seconds: compile, variants: compiledVariants } = walk.compilation;
+  const { forward, backward } = walk.timing;
+  const activationBytes = walk.activationBytes;
+  walk.dispose();
+  const interrupted = steps.length < options.totalSteps;
+  return {
+    ...{ steps, validation, compiledVariants, gradientBytes, activationBytes, interrupted },
+    timing: { forward, backward, compile, ...timing },
+  };
+}
+
+/** Optimizer steps in an epoch of so many batches. */
+export function stepsPerEpoch(batchesPerEpoch: number, gradientAccumulationSteps: number): number {
+  return Math.ceil(batchesPerEpoch / gradientAccumulationSteps);
+}
+
+/** The next step's batches; a step does not reach over the end of an epoch. */
+function takeMicroBatches(model: StagedModel, source: BatchSource, { gradientAccumulationSteps }: TrainOptions) {
+  const microBatches: MicroBatch[] = [];
+  let tokens = 0;
+  let examples = 0;
+  do {
+    const batch = source.next();
+    tokens += batch.tokens;
+    examples += batch.exampleIndices.length;
+    microBatches.push(createMicroBatch(model, batch));
+  } while (microBatches.length < gradientAccumulationSteps && source.state().position > 0);
+  const { epoch, position } = source.state();
+  return { microBatches, tokens, examples, epoch: epoch + position / source.batchesPerEpoch };
+}
+
+async function trainStep(walk: StageWalk, optimizer: Optimizer, batches: readonly MicroBatch[], maxGradNorm: number) {
+  let updateSeconds = 0;
+  let gradientBytes = 0;
+  const apply = ([name, gradient]: Gradient) => {
+    const begin = performance.now();
+    optimizer.update(name, gradient);
+    gradient.dispose();
+    updateSeconds += (performance.now() - begin) / 1000;
+  };
+  optimizer.beginStep();
+  let gradNorm: number | null = null;
+  let loss: number;
+  if (maxGradNorm > 0) {
+    const gradients: Gradient[] = [];
+    loss = await walk.gradients(batches, optimizer.trainable, (gradient) => void gradients.push(gradient));
+    gradientBytes = gradients.reduce((sum, [, { size }]) => sum + 4 * size, 0);
+    gradNorm = gradientNorm(gradients);
+    clipGradientNorm(gradients, gradNorm, maxGradNorm).forEach(apply);
+  } else {
+    loss = await walk.gradients(batches, optimizer.trainable, (gradient) => {
+      gradientBytes = Math.max(gradientBytes, 4 * gradient[1].size);
+      apply(gradient);
+    });
+  }
+  const begin = performance.now();
+  optimizer.endStep();
+  updateSeconds += (performance.now() - begin) / 1000;
+  return { loss, gradNorm, updateSeconds, gradientBytes };
+}
+
+/** Mean cross-entropy over all labels of a source's first epoch, in nats. */
+export async function evaluateLoss(model: StagedModel, source: BatchSource): Promise<number> {
+  const walk = new StageWalk(model);
+  try {
+    return await meanLoss(walk, model, source);
+  } finally {
+    walk.dispose();
+  }
+}
+
+async function meanLoss(walk: StageWalk, model: StagedModel, source: BatchSource): Promise<number> {
+  let total = 0;
+  let count = 0;
+  for (const batch of source.epochBatches()) {
+    const micro = createMicroBatch(model, batch);
+    const { sum, labels } = await walk.lossSum(micro);
+    disposeMicroBatch(micro);
+    total += sum;
+    count += labels;
+  }
+  return total / count;
+}
