@@ -30,6 +30,9 @@ VARIANTS = {
         num_attention_heads=2, num_key_value_heads=1, rope_theta=500.0, max_position_embeddings=256,
         rope_scaling=LLAMA3_ROPE,
     ),
+    # Token 20 stands twice in the batch as a real token; its row gets the head's gradient only.
+    "pad-token": dict(pad_token_id=20),
+    "pad-token-untied": dict(pad_token_id=20, tie_word_embeddings=False, num_hidden_layers=1),
 }
 # What each variant must differ from; the script fails when its feature does not move the logits.
 WITHOUT = {

@@ -57,15 +57,20 @@ export function linear(x: tf.Tensor2D, weight: tf.Tensor, bias?: tf.Tensor): tf.
  * Rows of the embedding.
  * @param ids int32 [N]
  * @param weight float32 [vocabulary, H]
+ * @param paddingId the row that gets no gradient (PyTorch's `padding_idx`); it is looked up like any other
  * @returns float32 [N, H]; its gradient is dense, [vocabulary, H]
  */
-export function embedding(ids: tf.Tensor1D, weight: tf.Tensor): tf.Tensor2D {
+export function embedding(ids: tf.Tensor1D, weight: tf.Tensor, paddingId?: number): tf.Tensor2D {
   const lookUp = differentiable((save, weight) => {
     save([ids]);
     const rows = weight.shape[0];
     return {
       value: tf.gather(weight, ids),
-      gradFunc: (dy, [ids]) => [tf.unsortedSegmentSum(dy, ids as tf.Tensor1D, rows)],
+      gradFunc: (dy, [ids]) => {
+        // Negative segments are left out of the sum.
+        const into = paddingId === undefined ? ids : tf.where(tf.equal(ids, paddingId), tf.scalar(-1, 'int32'), ids);
+        return [tf.unsortedSegmentSum(dy, into as tf.Tensor1D, rows)];
+      },
     };
   });
   return lookUp(weight) as tf.Tensor2D;

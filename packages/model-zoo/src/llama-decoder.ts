@@ -3,6 +3,7 @@ import type { CachedDecoder } from './generation.ts';
 import { llamaHead, llamaLayer, type Llama } from './llama.ts';
 import { rotaryTables } from './rotary-tables.ts';
 import { callStage, stageInputs } from './stage-call.ts';
+import { UserError } from './user-error.ts';
 
 /** Keys and values of every layer, with room for `room` tokens of which `length` are taken. */
 export interface LlamaCache {
@@ -17,7 +18,8 @@ const masked = -1e30;
 
 /**
  * A Llama that generates with a key-value cache: each new token costs one pass over the weights. Few shapes are compiled: pieces of 1 or 64
- * tokens, times the doublings of the cache. Borrows the model.
+ * tokens, times the doublings of the cache. Borrows the model; make one decoder and keep it, since each compiles anew.
+ * step() throws a UserError naming the token ids that the vocabulary does not have.
  */
 export function llamaDecoder(model: Llama): CachedDecoder<LlamaCache> {
   const { config, stages } = model;
@@ -71,6 +73,7 @@ export function llamaDecoder(model: Llama): CachedDecoder<LlamaCache> {
       room: piece,
     }),
     async step(ids, cache) {
+      checkIds(ids, config.vocab_size);
       let hidden: tf.Tensor | undefined;
       for (let from = 0; from < ids.length; from += piece) {
         hidden?.dispose();
@@ -83,6 +86,15 @@ export function llamaDecoder(model: Llama): CachedDecoder<LlamaCache> {
     },
     dispose: ({ layers }) => layers.forEach(({ keys, values }) => tf.dispose([keys, values])),
   };
+}
+
+/** On a GPU a look-up outside the table gives zeros without a word. */
+function checkIds(ids: Int32Array, vocabulary: number): void {
+  const outside = new Set(ids.filter((id) => id < 0 || id >= vocabulary));
+  if (outside.size === 0) return;
+  throw new UserError(
+    `token ids ${[...outside].join(', ')} are outside the vocabulary of ${vocabulary}: the tokenizer is another model's`,
+  );
 }
 
 /** Rotary tables, mask and places of T new tokens of which `used` are real: float32 [1, T, 1, D] twice, [1, 1, 1, T, S], [S, T]. */

@@ -1,7 +1,8 @@
 import { cast, RawTensor, toRaw, type Parameter } from '@blockwise/tensorflow';
 import { existsSync } from 'node:fs';
-import { copyFile, mkdir } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { publish, writeAside } from './atomic-file.ts';
 import { llamaTiedWeights, llamaWeightShapes, type WeightDtype } from './config.ts';
 import { readLlamaConfig, writeConfig } from './config-file.ts';
 import type { JsonObject } from './json-object.ts';
@@ -68,8 +69,15 @@ export async function saveLlama(folder: string, { model, json }: Pick<OpenedLlam
   await writeConfig(folder, json, parameters[0].storageDtype as WeightDtype);
   for (const name of source ? companions : []) {
     const path = join(source!, name);
-    if (existsSync(path)) await copyFile(path, join(folder, name));
+    if (existsSync(path)) await copyWhole(path, join(folder, name));
   }
+}
+
+/** A copy that is complete or absent. */
+async function copyWhole(from: string, to: string): Promise<void> {
+  const contents = await readFile(from);
+  await writeAside(to, (file) => file.writeFile(contents));
+  await publish([to]);
 }
 
 function writable(parameter: Parameter): WritableTensor {

@@ -99,7 +99,8 @@ function llamaStages(config: LlamaConfig, parameters: ReadonlyMap<string, Parame
     name: 'model.embed_tokens',
     kind: 'embedding',
     parameters: new Map([['embed_tokens.weight', parameter(table)]]),
-    forward: (w, ids) => embedding(ids as tf.Tensor1D, w['embed_tokens.weight']),
+    // LlamaModel makes its table with padding_idx = pad_token_id. (A tied head still moves that row.)
+    forward: (w, ids) => embedding(ids as tf.Tensor1D, w['embed_tokens.weight'], config.pad_token_id ?? undefined),
   };
   const head: Stage = {
     name: 'lm_head',

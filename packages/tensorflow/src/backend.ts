@@ -1,8 +1,8 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { createRequire } from 'node:module';
 import util from 'node:util';
 import { attribute, attributeKinds, type Attribute } from './attributes.ts';
 import { dtypes, TF_RESOURCE, TF_STRING, type DType } from './dtypes.ts';
+import { TensorUseError } from './errors.ts';
 import { currentRuntime, type Runtime, type Value } from './runtime.ts';
 
 /**
@@ -17,19 +17,28 @@ interface KernelBackend extends tf.KernelBackend {
 let backend: KernelBackend | undefined;
 
 /** Registers the TensorFlow.js backend `tensorflow` and makes it the current one. */
-export function registerBackend(runtime: Runtime): void {
+export async function registerBackend(runtime: Runtime): Promise<void> {
   // Gone in Node 23, still called by the kernels of 2024.
   const legacy = util as unknown as Record<string, unknown>;
   legacy.isNullOrUndefined ??= (x: unknown) => x === null || x === undefined;
   legacy.isArray ??= Array.isArray;
-  const require = createRequire(import.meta.url);
-  // Deep imports: the package's index.js is what would load the addon.
-  const { NodeJSKernelBackend } = require('@tensorflow/tfjs-node-gpu/dist/nodejs_kernel_backend');
-  backend = new NodeJSKernelBackend(binding(runtime), '@blockwise/tensorflow') as KernelBackend;
+  // Only here, because it takes 0.2 s to load.
+  const { NodeJSKernelBackend } = await import('./tfjs-kernels.ts');
+  backend = new NodeJSKernelBackend(binding(runtime) as never, '@blockwise/tensorflow') as unknown as KernelBackend;
+  refuseDisposed(backend);
   tf.registerBackend('tensorflow', () => backend!, 3);
-  require('@tensorflow/tfjs-node-gpu/dist/register_all_kernels');
   registerGather();
   tf.setBackend('tensorflow');
+}
+
+/** TensorFlow.js lets a disposed tensor into an operation, which then fails on its missing data in words that say nothing. */
+function refuseDisposed(backend: KernelBackend): void {
+  const ids = backend.getInputTensorIds.bind(backend);
+  backend.getInputTensorIds = (tensors) => {
+    for (const { isDisposed, dtype, shape } of tensors)
+      if (isDisposed) throw new TensorUseError(`a ${dtype}[${shape}] tensor is used after dispose()`);
+    return ids(tensors);
+  };
 }
 
 /** The interface that NodeJSKernelBackend expects of the addon. */

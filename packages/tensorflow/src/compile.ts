@@ -1,5 +1,8 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { attribute } from './attributes.ts';
 import { dtypeOfCode, dtypes, type DType } from './dtypes.ts';
+import { TensorUseError } from './errors.ts';
+import { isSymbol } from './graph.ts';
 import { idOfAny, RawTensor, wrapAny, type AnyTensor } from './raw-tensor.ts';
 import { currentRuntime } from './runtime.ts';
 
@@ -57,8 +60,12 @@ export function compile<Outputs extends AnyTensor[] = tf.Tensor[]>(
   };
   return Object.defineProperties(call as CompiledFunction<Outputs>, {
     async: {
-      value: async (...inputs: AnyTensor[]) =>
-        (await currentRuntime().executeAsync(variantFor(inputs), [], inputs.map(idOfAny))).map(wrapAny) as Outputs,
+      value: async (...inputs: AnyTensor[]) => {
+        const runtime = currentRuntime();
+        if (runtime.isTracing)
+          throw new TensorUseError(`${name}: asynchronous calls are not possible inside a compiled function`);
+        return (await runtime.executeAsync(variantFor(inputs), [], inputs.map(idOfAny))).map(wrapAny) as Outputs;
+      },
     },
     variants: { get: () => variants.size },
     compileSeconds: { get: () => compileSeconds },
@@ -88,9 +95,16 @@ function trace(name: string, inputs: AnyTensor[], body: (...inputs: AnyTensor[])
           ? new RawTensor(id, dtypeOfCode(types[i].dtype), types[i].shape)
           : wrapAny(runtime.describe(id)),
       );
-      outputs = body(...symbols).map(idOfAny);
+      outputs = body(...symbols).map(symbolOf);
     });
     return outputs;
   });
   return name;
+}
+
+/** The symbol of an output; a small tensor from outside becomes one here, while the trace still owns it. */
+function symbolOf(output: AnyTensor): number {
+  const id = idOfAny(output);
+  if (isSymbol(id)) return id;
+  return currentRuntime().execute('Identity', [attribute.type('T', dtypes[output.dtype as DType].code)], [id])[0].id;
 }

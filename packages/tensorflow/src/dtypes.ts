@@ -44,6 +44,13 @@ export function dtypeOfCode(code: number): DType {
   return name;
 }
 
+/** A TF_DataType code in words, for messages: also of types this package does not carry. */
+export function typeName(code: number): string {
+  return (
+    byCode.get(code) ?? (code === TF_RESOURCE ? 'resource' : code === TF_STRING ? 'string' : `TF_DataType ${code} `)
+  );
+}
+
 /** Elements of a shape (1 for a scalar). */
 export function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);

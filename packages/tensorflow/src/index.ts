@@ -8,5 +8,12 @@ export { MappedFile } from './mapped-file.ts';
 export { MemoryMeter, readMemory, resetPeakMemory, type MemoryPeaks, type MemoryReading } from './memory.ts';
 export { linear, matMul2d, operation, sparseSoftmaxCrossEntropy } from './operations.ts';
 export { Parameter } from './parameter.ts';
+export {
+  provisionTensorFlow,
+  type ProvisionOptions,
+  type TensorFlowLibrary,
+} from './provision/provision-tensorflow.ts';
+export type { ProvisionProgress } from './provision/provision-progress.ts';
+export type { TensorFlowVariant } from './provision/tensorflow-lock.ts';
 export { cast, RawTensor, toRaw, type AnyTensor, type Rounding } from './raw-tensor.ts';
 export { Variable, type AdamScalars } from './variable.ts';

@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { registerBackend } from './backend.ts';
 import { provisionTensorFlow } from './provision/provision-tensorflow.ts';
+import { UserError } from './provision/user-error.ts';
 import { currentRuntime, hasRuntime, startRuntime } from './runtime.ts';
 
 /** How initTensorFlow() starts the engine. */
@@ -11,20 +12,39 @@ export interface TensorFlowOptions {
   threads?: number;
 }
 
-let starting: Promise<void> | undefined;
+let starting: { options: Required<TensorFlowOptions>; done: Promise<void> } | undefined;
 
 /**
  * Finds (or fetches, see provision/) libtensorflow, loads it, and registers it as the TensorFlow.js backend. Once per process: later
- * calls return the first one's promise. Throws what provisioning throws, or where the device does not exist.
+ * calls return the first one's promise; after a failure the next call tries again.
+ * @throws UserError what provisioning throws; where there is no such device; where a later call asks for other options
  */
-export function initTensorFlow(options: TensorFlowOptions = {}): Promise<void> {
-  return (starting ??= start(options));
+export async function initTensorFlow(options: TensorFlowOptions = {}): Promise<void> {
+  if (!starting) {
+    const { device = 'cpu', threads = 0 } = options;
+    if (!(Number.isInteger(threads) && threads >= 0))
+      throw new UserError(`threads: expected a whole number from 0 (one per core), found ${threads}`);
+    starting = { options: { device, threads }, done: start({ device, threads }) };
+  }
+  for (const [name, running] of Object.entries(starting.options)) {
+    const asked = options[name as keyof TensorFlowOptions] ?? running;
+    if (asked !== running)
+      throw new UserError(
+        `TensorFlow already runs in this process with ${name} ${running}; ${name} ${asked} needs a process of its own`,
+      );
+  }
+  try {
+    await starting.done;
+  } catch (error) {
+    starting = undefined;
+    throw error;
+  }
 }
 
-async function start({ device = 'cpu', threads = 0 }: TensorFlowOptions): Promise<void> {
+async function start({ device, threads }: Required<TensorFlowOptions>): Promise<void> {
   const library = await provisionTensorFlow({ variant: device === 'gpu' ? 'cuda' : 'cpu' });
   const runtime = startRuntime(library.frameworkPath, library.ccPath, { device, threads });
-  registerBackend(runtime);
+  await registerBackend(runtime);
   await tf.ready();
 }
 

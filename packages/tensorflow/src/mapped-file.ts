@@ -42,10 +42,12 @@ export class MappedFile {
   tensor(offset: number, shape: readonly number[], dtype: DType): RawTensor {
     const bytes = elementCount(shape) * dtypes[dtype].bytes;
     if (this.closing) throw new TensorUseError(`${this.path} is closed`);
-    if (!(offset >= 0 && offset + bytes <= this.byteLength))
+    if (![offset, ...shape].every((size) => Number.isSafeInteger(size) && size >= 0))
+      throw new RangeError(`${this.path}: offset ${offset} and shape [${shape}] have to be whole numbers from 0`);
+    if (offset + bytes > this.byteLength)
       throw new RangeError(`${this.path}: ${bytes} bytes at ${offset} reach past the file's ${this.byteLength}`);
-    this.tensors++;
     const handle = currentRuntime().createTensorAt(this.address + offset, bytes, shape, dtypes[dtype].code);
+    this.tensors++;
     return new RawTensor(handle, dtype, shape, () => {
       this.tensors--;
       this.unmapIfUnused();
@@ -54,6 +56,9 @@ export class MappedFile {
 
   /** Tells the system that a part of the file will not be needed soon: its pages leave this process's resident memory. */
   drop(offset = 0, byteLength = this.byteLength - offset): void {
+    if (!this.address) return;
+    if (!(offset >= 0 && byteLength >= 0 && offset + byteLength <= this.byteLength))
+      throw new RangeError(`${this.path}: ${byteLength} bytes at ${offset} reach past the file's ${this.byteLength}`);
     const first = Math.ceil(offset / pageBytes) * pageBytes;
     const last =
       offset + byteLength === this.byteLength

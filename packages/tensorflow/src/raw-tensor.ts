@@ -114,10 +114,10 @@ function roundStochastically(x: tf.Tensor, dtype: DType, seed: number): RawTenso
   const keep = (id: number) => (owned.push(id), id);
   const one = (name: string, attributes: ReturnType<typeof attribute.type>[], ...inputs: number[]) =>
     keep(runtime.execute(name, attributes, inputs)[0].id);
-  const constant = (value: number) =>
-    keep(runtime.createTensor(new Uint8Array(Uint32Array.of(value).buffer), [], UINT32));
-  const ints = (...values: number[]) =>
-    keep(runtime.createTensor(new Uint8Array(Int32Array.from(values).buffer), [values.length], dtypes.int32.code));
+  const tensor = (values: Uint32Array | Int32Array | Uint16Array, shape: number[], code: number) =>
+    keep(runtime.createTensor(new Uint8Array(values.buffer), shape, code));
+  const constant = (value: number) => tensor(Uint32Array.of(value), [], UINT32);
+  const ints = (...values: number[]) => tensor(Int32Array.from(values), [values.length], dtypes.int32.code);
   const T = attribute.type('T', UINT32);
   const int32 = dtypes.int32.code;
   const randomAttributes = [
@@ -125,14 +125,22 @@ function roundStochastically(x: tf.Tensor, dtype: DType, seed: number): RawTenso
     attribute.type('T', int32),
     attribute.type('Tseed', int32),
   ];
-  const random = one('StatelessRandomUniformFullInt', randomAttributes, ints(...x.shape), ints(seed | 0, 0x626c6b));
-  const noise = one('BitwiseAnd', [T], random, constant(0xffff));
-  const bits = one('Bitcast', [attribute.type('T', dtypes.float32.code), attribute.type('type', UINT32)], idOf(x));
-  const sum = one('AddV2', [T], bits, noise);
-  const upper = one('RightShift', [T], sum, constant(16));
-  const half = one('Cast', [attribute.type('SrcT', UINT32), attribute.type('DstT', dtypes.uint16.code)], upper);
-  const types = [attribute.type('T', dtypes.uint16.code), attribute.type('type', dtypes.bfloat16.code)];
-  const result = runtime.execute('Bitcast', types, [half])[0];
-  owned.forEach((id) => runtime.delete(id));
-  return new RawTensor(result.id, 'bfloat16', result.shape);
+  try {
+    const random = one('StatelessRandomUniformFullInt', randomAttributes, ints(...x.shape), ints(seed | 0, 0x626c6b));
+    const noise = one('BitwiseAnd', [T], random, constant(0xffff));
+    const bits = one('Bitcast', [attribute.type('T', dtypes.float32.code), attribute.type('type', UINT32)], idOf(x));
+    const sum = one('AddV2', [T], bits, noise);
+    const upper = one('RightShift', [T], sum, constant(16));
+    const half = one('Cast', [attribute.type('SrcT', UINT32), attribute.type('DstT', dtypes.uint16.code)], upper);
+    const types = [attribute.type('T', dtypes.uint16.code), attribute.type('type', dtypes.bfloat16.code)];
+    const rounded = one('Bitcast', types, half);
+    // The carry would turn some NaNs (a GPU's 0x7fffffff) into zero.
+    const isNaN = one('IsNan', [attribute.type('T', dtypes.float32.code)], idOf(x));
+    const nan = tensor(Uint16Array.of(0x7fc0), [], dtypes.bfloat16.code);
+    const select = [attribute.type('T', dtypes.bfloat16.code)];
+    const result = runtime.execute('SelectV2', select, [isNaN, nan, rounded])[0];
+    return new RawTensor(result.id, 'bfloat16', result.shape);
+  } finally {
+    owned.forEach((id) => runtime.delete(id));
+  }
 }

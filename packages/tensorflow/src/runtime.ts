@@ -1,9 +1,10 @@
 import process from 'node:process';
 import { int64s, setAttributes, type Attribute } from './attributes.ts';
-import { dtypeOfCode, TF_RESOURCE, TF_STRING } from './dtypes.ts';
+import { typeName } from './dtypes.ts';
 import { TensorUseError, tensorFlowError } from './errors.ts';
 import { Graph, isSymbol } from './graph.ts';
 import { cstring, libc, loadLibrary, type Pointer, type TensorFlowFunctions } from './library.ts';
+import { UserError } from './provision/user-error.ts';
 
 /** Where and how operations run. */
 export interface RuntimeOptions {
@@ -41,7 +42,7 @@ export class Runtime {
   ) {
     this.status = api.TF_NewStatus();
     const contextOptions = api.TFE_NewContextOptions();
-    const config = configProto(options.threads);
+    const config = configProto(options);
     api.TFE_ContextOptionsSetConfig(contextOptions, config, config.length, this.status);
     this.check('TFE_ContextOptionsSetConfig', []);
     this.context = api.TFE_NewContext(contextOptions, this.status);
@@ -49,8 +50,9 @@ export class Runtime {
     this.check('TFE_NewContext', []);
     const gpu = this.deviceNames().find((name) => name.includes('GPU:0'));
     if (options.device === 'gpu' && !gpu)
-      throw new Error(
-        'device gpu was asked for, but TensorFlow sees no GPU: check the driver with nvidia-smi and that the CUDA libraries of the tensorflow[and-cuda] wheel are on LD_LIBRARY_PATH, or use device cpu',
+      throw new UserError(
+        'device gpu was asked for, but TensorFlow sees no GPU.\n  What to do: check the driver with nvidia-smi and that the CUDA libraries ' +
+          'of the tensorflow[and-cuda] wheel are on LD_LIBRARY_PATH, or use device cpu.',
       );
     const cpu = this.deviceNames().find((name) => name.includes('CPU:0'))!;
     this.deviceName = options.device === 'gpu' ? gpu! : cpu;
@@ -78,9 +80,12 @@ export class Runtime {
   /** A new tensor holding a copy of `bytes`. */
   createTensor(bytes: Uint8Array, shape: readonly number[], dtype: number): Pointer {
     const tensor = this.api.TF_AllocateTensor(dtype, int64s(shape), shape.length, bytes.byteLength) as Pointer;
-    if (!tensor)
+    const data = tensor && (this.api.TF_TensorData(tensor) as Pointer);
+    if (bytes.byteLength > 0 && !data) {
+      if (tensor) this.api.TF_DeleteTensor(tensor);
       throw tensorFlowError(8, 'TF_AllocateTensor', [`[${shape}]`], `no memory for ${bytes.byteLength} bytes`);
-    if (bytes.byteLength > 0) libc.copyIn(this.api.TF_TensorData(tensor), bytes, bytes.byteLength);
+    }
+    if (bytes.byteLength > 0) libc.copyIn(data, bytes, bytes.byteLength);
     return this.adopt(tensor);
   }
 
@@ -155,12 +160,17 @@ export class Runtime {
     const outputs = new BigInt64Array(maximumOutputs);
     const count = Int32Array.of(maximumOutputs);
     const status = this.freeStatuses.pop() ?? api.TF_NewStatus();
-    await new Promise<void>((resolve, reject) =>
-      api.TFE_Execute.async(op, outputs, count, status, (error: Error | null) => (error ? reject(error) : resolve())),
-    );
-    api.TFE_DeleteOp(op);
-    this.freeStatuses.push(status);
-    this.check(name, inputs, status);
+    // Described now: the caller may have disposed of its inputs when the call ends.
+    const types = inputs.map((id) => this.typeAndShape(id));
+    try {
+      await new Promise<void>((resolve, reject) =>
+        api.TFE_Execute.async(op, outputs, count, status, (error: Error | null) => (error ? reject(error) : resolve())),
+      );
+    } finally {
+      api.TFE_DeleteOp(op);
+      this.freeStatuses.push(status);
+    }
+    this.checkStatus(status, name, () => types);
     return this.collect(outputs, count[0]);
   }
 
@@ -170,14 +180,19 @@ export class Runtime {
     const { api, status, context } = this;
     const op = api.TFE_NewOp(context, cstring(name), status) as Pointer;
     this.check(name, inputs);
-    if (this.options.device === 'gpu') api.TFE_OpSetDevice(op, cstring(this.deviceName), status);
-    setAttributes(api, 'eager', op, attributes, status);
-    for (const input of inputs) {
-      if (isSymbol(input)) throw new TensorUseError(`${name}: a value of a compiled function is used outside of it`);
-      api.TFE_OpAddInput(op, input, status);
+    try {
+      if (this.options.device === 'gpu') api.TFE_OpSetDevice(op, cstring(this.deviceName), status);
+      setAttributes(api, 'eager', op, attributes, status);
+      for (const input of inputs) {
+        if (isSymbol(input)) throw new TensorUseError(`${name}: a value of a compiled function is used outside of it`);
+        api.TFE_OpAddInput(op, input, status);
+        this.check(name, inputs);
+      }
+      return op;
+    } catch (error) {
+      api.TFE_DeleteOp(op);
+      throw error;
     }
-    this.check(name, inputs);
-    return op;
   }
 
   private collect(outputs: BigInt64Array, count: number): Value[] {
@@ -218,24 +233,32 @@ export class Runtime {
     return this.graph;
   }
 
-  private check(op: string, inputs: readonly number[], status = this.status): void {
+  private check(op: string, inputs: readonly number[]): void {
+    this.checkStatus(this.status, op, () => inputs.map((id) => this.typeAndShape(id)));
+  }
+
+  private checkStatus(status: Pointer, op: string, inputs: () => string[]): void {
     const code = this.api.TF_GetCode(status) as number;
     if (code === 0) return;
     const reason = this.api.TF_Message(status) as string;
-    throw tensorFlowError(code, op, inputs.map((id) => this.typeAndShape(id)), reason); // prettier-ignore
+    throw tensorFlowError(code, op, inputs(), reason);
   }
 
   private typeAndShape(id: number): string {
+    if (isSymbol(id)) return 'a value of a compiled function';
     const { dtype, shape } = this.describe(id);
-    const name = dtype === TF_RESOURCE ? 'resource' : dtype === TF_STRING ? 'string' : dtypeOfCode(dtype);
-    return `${name}[${shape}]`;
+    return `${typeName(dtype)}[${shape}]`;
   }
 }
 
-/** ConfigProto bytes: intra_op_parallelism_threads (2), allow_soft_placement (7), gpu_options.allow_growth (6.4). */
-function configProto(threads: number): Uint8Array {
+/**
+ * ConfigProto bytes: device_count (1), intra_op_parallelism_threads (2), allow_soft_placement (7), gpu_options.allow_growth (6.4). Device
+ * 'cpu' counts no GPU, so that a CUDA build which serves it leaves the machine's GPUs alone.
+ */
+function configProto({ device, threads }: RuntimeOptions): Uint8Array {
+  const noGpu = device === 'cpu' ? [0x0a, 7, 0x0a, 3, ...Buffer.from('GPU'), 0x10, 0] : [];
   const intra = threads > 0 ? [0x10, ...varint(threads)] : [];
-  return Uint8Array.from([...intra, 0x38, 1, 0x32, 2, 0x20, 1]);
+  return Uint8Array.from([...noGpu, ...intra, 0x38, 1, 0x32, 2, 0x20, 1]);
 }
 
 function varint(value: number): number[] {

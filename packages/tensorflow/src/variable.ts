@@ -2,6 +2,7 @@ import type * as tf from '@tensorflow/tfjs-core';
 import { attribute, type Attribute } from './attributes.ts';
 import { idOf, wrap } from './backend.ts';
 import { dtypes } from './dtypes.ts';
+import { TensorUseError } from './errors.ts';
 import { currentRuntime } from './runtime.ts';
 
 /** TensorFlow's name for a resource that nobody else can look up (tensorflow/core/framework/resource_handle.h). */
@@ -15,7 +16,7 @@ const locked = attribute.bool('use_locking', false);
  * While a tensor from read() is alive, an update copies the whole variable: dispose reads first.
  */
 export class Variable {
-  private readonly resource: number;
+  private handle: number | undefined;
   private readonly dims: number[];
 
   /** Starts with the values of `initial`; borrows it (dispose it, or the first update copies). */
@@ -27,8 +28,14 @@ export class Variable {
       attribute.string('container', ''),
       attribute.string('shared_name', anonymous),
     ];
-    this.resource = currentRuntime().execute('VarHandleOp', attributes, [])[0].id;
+    this.handle = currentRuntime().execute('VarHandleOp', attributes, [])[0].id;
     this.assign(initial);
+  }
+
+  private get resource(): number {
+    if (this.handle === undefined)
+      throw new TensorUseError(`a variable of shape [${this.dims}] is used after dispose()`);
+    return this.handle;
   }
 
   get shape(): readonly number[] {
@@ -67,7 +74,9 @@ export class Variable {
 
   /** Frees the memory. */
   dispose(): void {
-    currentRuntime().delete(this.resource);
+    if (this.handle === undefined) return;
+    currentRuntime().delete(this.handle);
+    this.handle = undefined;
   }
 
   /**

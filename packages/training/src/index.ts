@@ -1,6 +1,8 @@
 export { latestCheckpoint, loadCheckpoint, saveCheckpoint, type Fingerprint } from './checkpoint.ts';
+export { UserError } from './user-error.ts';
 export { clipGradientNorm, gradientNorm } from './gradient-norm.ts';
 export { createMicroBatch, disposeMicroBatch, predictingRows, type MicroBatch } from './micro-batch.ts';
+export { planMemory, type MemoryPlan, type MemoryPlanInput } from './plan-memory.ts';
 export { learningRateFactor, schedulerTypes, type SchedulerType } from './schedulers.ts';
 export { StageWalk, type Gradient, type WalkTiming } from './stage-walk.ts';
 export {

@@ -18,7 +18,7 @@ export interface TrainOptions {
   warmupSteps: number;
   /** Gradients are scaled down to this norm; 0: never, and each gradient is applied and freed as it appears. */
   maxGradNorm: number;
-  /** Steps between evaluations; 0: none. The last step is always evaluated where there are batches for it. */
+  /** Steps between evaluations; 0: only before the first step and after the last, where there is data for it. */
   evalSteps: number;
   /** Steps between checkpoints; 0: none. */
   saveSteps: number;
@@ -113,6 +113,16 @@ export async function train(parts: TrainParts): Promise<TrainResult> {
     validation,
   });
 
+  const evaluate = async (step: number) => {
+    const begin = performance.now();
+    const record = { step, loss: await meanLoss(walk, model, parts.validation!) };
+    timing.evaluation += (performance.now() - begin) / 1000;
+    validation.push(record);
+    parts.onValidation?.(record);
+  };
+  // Step 0 is the model as it was given: what training gains is measured from there.
+  if (parts.validation && !resume) await evaluate(0);
+
   while (steps.length < options.totalSteps && !signal?.aborted) {
     const begin = performance.now();
     const step = steps.length + 1;
@@ -140,12 +150,8 @@ export async function train(parts: TrainParts): Promise<TrainResult> {
     parts.onStep?.(steps[steps.length - 1]);
 
     const last = step === options.totalSteps;
-    if (parts.validation && (last || (options.evalSteps > 0 && step % options.evalSteps === 0))) {
-      const begin = performance.now();
-      validation.push({ step, loss: await meanLoss(walk, model, parts.validation) });
-      timing.evaluation += (performance.now() - begin) / 1000;
-      parts.onValidation?.(validation[validation.length - 1]);
-    }
+    const evaluationDue = options.evalSteps > 0 && step % options.evalSteps === 0;
+    if (parts.validation && (last || evaluationDue)) await evaluate(step);
     const due = options.saveSteps > 0 && step % options.saveSteps === 0;
     if ((due && !last) || signal?.aborted) await parts.save?.(state());
   }

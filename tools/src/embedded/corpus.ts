@@ -8,7 +8,7 @@ import { story } from './stories.ts';
  */
 export function corpusDocument(seed: number, index: number): string {
   const c = createChoices(seed, index);
-  if (c.chance(50)) return story(c);
+  if (c.chance(40)) return story(c);
   return Array.from({ length: c.between(1, 3) }, () => factParagraph(c)).join('\n\n');
 }
 

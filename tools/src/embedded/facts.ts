@@ -1,11 +1,13 @@
 import type { Choices } from './choices.ts';
 import {
   animals,
+  boys,
   capital,
   colouredThings,
   counted,
   days,
   foods,
+  girls,
   jobs,
   listed,
   numbers,
@@ -14,6 +16,8 @@ import {
   seasons,
   senses,
   shapes,
+  sizes,
+  verbs,
   withArticle,
   type Animal,
 } from './world.ts';
@@ -219,6 +223,81 @@ function smallFacts(c: Choices): string {
   ]);
 }
 
+/** What an animal cannot do, and what it can. */
+function abilityParagraph(c: Choices): string {
+  const { name, plural, moves } = c.pick(animals);
+  const missing = (['fly', 'swim', 'climb', 'run', 'jump'] as const).filter((move) => !moves.includes(move));
+  const move = c.pick(missing);
+  return c.pick([
+    `${capital(withArticle(name))} cannot ${move}. It can ${listed(moves)}.`,
+    `${capital(plural)} can ${listed(moves)}, but they cannot ${move}.`,
+  ]);
+}
+
+/** An animal speaks of itself, and at the end says what it is. */
+function selfPortrait(c: Choices): string {
+  const { name, young, home, food, sound } = c.pick(animals);
+  const clues = [`I live ${home}.`, `I eat ${food}.`, `My baby is called ${withArticle(young)}.`];
+  if (sound) clues.push(`I say ${sound}.`);
+  return [...c.sample(clues, c.between(2, 3)), `I am ${withArticle(name)}.`].join(' ');
+}
+
+/** One sentence, and the same in another form: past, plural, with a pronoun, negated. */
+function formsParagraph(c: Choices): string {
+  const { name, plural, size } = c.pick(animals);
+  const { base, third, past, rest } = c.pick(verbs);
+  const girl = c.chance(50);
+  const who = c.pick(girl ? girls : boys);
+  const other = c.pick(sizes.filter((one) => one !== size));
+  return c.pick([
+    `Today the ${name} ${third} ${rest}. Yesterday the ${name} ${past} ${rest}.`,
+    `The ${name} ${third} ${rest}. The ${plural} ${base} ${rest}.`,
+    `${who} ${third} ${rest}. ${girl ? 'She' : 'He'} ${third} ${rest}.`,
+    `${who} ${past} ${rest}. ${girl ? 'She' : 'He'} ${past} ${rest}.`,
+    `One ${name}, two ${plural}.`,
+    `The ${name} is ${size}. The ${name} is not ${other}.`,
+  ]);
+}
+
+/** Lists of words: how many they are, of what kind, and which one is of another kind. */
+function groupsOfWords(c: Choices): string {
+  const kinds = c.sample(
+    [
+      { what: 'animal', names: animals.map(({ name }) => name) },
+      { what: 'food', names: foods.map(({ name }) => name) },
+      { what: 'job', names: jobs.map(({ name }) => name) },
+    ],
+    2,
+  );
+  const [group, others] = kinds;
+  const count = c.between(2, 6);
+  const words = c.sample(group.names, count);
+  const odd = c.pick(others.names);
+  const mixed = c.sample([...words.slice(0, 3), odd], Math.min(count, 3) + 1);
+  return c.pick([
+    `Here is a list: ${words.join(', ')}. There are ${numbers[count]} ${group.what}s in the list.`,
+    `${capital(listed(words))}: these are ${numbers[count]} ${group.what}s.`,
+    `Look at the words ${mixed.join(', ')}. The word ${odd} does not fit. It is not ${withArticle(group.what)}.`,
+    `${capital(withArticle(words[0]))} is ${withArticle(group.what)}. ${capital(withArticle(odd))} is ${withArticle(others.what)}.`,
+    `${capital(c.pick(['red', 'blue', 'green', 'yellow', 'white', 'black', 'brown']))} is a colour. ${c.pick(days)} is a day.`,
+  ]);
+}
+
+/** Three numbers in order, with the biggest and the smallest. */
+function orderParagraph(c: Choices): string {
+  const drawn = c.sample(
+    Array.from({ length: 13 }, (_, i) => i),
+    3,
+  );
+  const words = (list: readonly number[]) => list.map((n) => numbers[n]).join(', ');
+  const sorted = [...drawn].sort((a, b) => a - b);
+  return c.pick([
+    `We put the numbers ${words(drawn)} in order: ${words(sorted)}.`,
+    `Look at the numbers ${words(drawn)}. The biggest number is ${numbers[sorted[2]]}.`,
+    `Look at the numbers ${words(drawn)}. The smallest number is ${numbers[sorted[0]]}.`,
+  ]);
+}
+
 /** A few lines as in a notebook: a heading and a list. The only place of marks such as # and - in the corpus. */
 function noteParagraph(c: Choices): string {
   const [title, items] = c.pick([
@@ -238,18 +317,28 @@ function noteParagraph(c: Choices): string {
 
 /** A paragraph of facts: what the world of world.ts is like. */
 export function factParagraph(c: Choices): string {
-  const roll = c.below(100);
-  if (roll < 30) return animalParagraph(c);
-  if (roll < 37) return comparisonParagraph(c);
-  if (roll < 43) return groupParagraph(c);
-  if (roll < 53) return foodParagraph(c);
-  if (roll < 62) return oppositeParagraph(c);
-  if (roll < 67) return colourParagraph(c);
-  if (roll < 74) return jobParagraph(c);
-  if (roll < 79) return dayParagraph(c);
-  if (roll < 83) return seasonParagraph(c);
-  if (roll < 88) return countingParagraph(c);
-  if (roll < 94) return sumParagraph(c);
-  if (roll < 98) return smallFacts(c);
-  return noteParagraph(c);
+  // Of one hundred paragraphs, so many of each kind.
+  const shares: [number, (c: Choices) => string][] = [
+    [22, animalParagraph],
+    [3, abilityParagraph],
+    [4, selfPortrait],
+    [5, comparisonParagraph],
+    [4, groupParagraph],
+    [7, foodParagraph],
+    [7, oppositeParagraph],
+    [4, colourParagraph],
+    [5, jobParagraph],
+    [4, dayParagraph],
+    [3, seasonParagraph],
+    [5, countingParagraph],
+    [9, sumParagraph],
+    [5, formsParagraph],
+    [5, groupsOfWords],
+    [3, orderParagraph],
+    [3, smallFacts],
+    [2, noteParagraph],
+  ];
+  let roll = c.below(100);
+  for (const [share, paragraph] of shares) if ((roll -= share) < 0) return paragraph(c);
+  throw new Error('internal: the shares of factParagraph do not add up to 100');
 }

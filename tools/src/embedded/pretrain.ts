@@ -1,6 +1,6 @@
 /**
  * Pretrains the embedded model: a Llama of half a million parameters, next-token prediction on the generated corpus, from scratch.
- * `npm run embedded:pretrain -w tools` writes datasets/embedded/model (about ten minutes on two cores).
+ * `npm run embedded:pretrain -w tools` writes datasets/embedded/model (about twenty minutes on two cores).
  *
  * The model is so small that its loss and all gradients are one compiled function; larger models go through @blockwise/training.
  */
@@ -60,7 +60,7 @@ export interface PretrainOptions {
 
 export const pretrainDefaults: PretrainOptions = {
   seed: 42,
-  steps: 2_000,
+  steps: 4_500,
   batchSize: 16,
   length: 128,
   learningRate: 4e-3,

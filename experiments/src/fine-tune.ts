@@ -1,0 +1,387 @@
+import { resolveModelPath, type Example } from '@blockwise/loaders';
+import { openLlama, parameterCount, saveLlama, type OpenedLlama } from '@blockwise/model-zoo';
+import { writeReport, writeRunRecord, type RunRecord } from '@blockwise/reporting';
+import { initTensorFlow, MemoryMeter, readMemory, resetPeakMemory } from '@blockwise/tensorflow';
+import {
+  evaluateLoss,
+  latestCheckpoint,
+  loadCheckpoint,
+  planMemory,
+  saveCheckpoint,
+  stepsPerEpoch,
+  train,
+  type Fingerprint,
+  type MemoryPlan,
+  type StepRecord,
+  type TrainOptions,
+  type TrainResult,
+  type TrainState,
+} from '@blockwise/training';
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { answer } from './answer.ts';
+import { createOptimizer, type ChosenOptimizer } from './create-optimizer.ts';
+import { embedded, repository } from './embedded.ts';
+import { openJsonLog } from './json-log.ts';
+import type { Options } from './options.ts';
+import { claimOutputFolder } from './output-folder.ts';
+import { prepareData, promptOf, type PreparedData } from './prepare-data.ts';
+import { createProgress, type Progress } from './progress.ts';
+import { finishedRecord, openRecord } from './record.ts';
+import { openTensorBoard } from './tensorboard.ts';
+import { UserError } from './user-error.ts';
+
+/** What a caller may watch and steer. */
+export interface FineTuneControl {
+  /** Stops after the step in hand, with a checkpoint. */
+  signal?: AbortSignal;
+  /** Where lines and the progress bar go; default standard output. */
+  stream?: NodeJS.WriteStream;
+}
+
+export interface FineTuneResult {
+  outputDir: string;
+  record: RunRecord;
+  interrupted: boolean;
+}
+
+/** Prompts answered before and after, and tokens of an answer at most. */
+const sampleCount = 3;
+const sampleTokens = 64;
+
+/**
+ * The whole recipe: data, model, optimizer, plan, samples, training, samples, model, report.
+ * @throws UserError for anything that the user can repair; the run's folder then keeps its last checkpoint and a record of the failure
+ */
+export async function fineTune(
+  options: Options,
+  command: string,
+  control: FineTuneControl = {},
+): Promise<FineTuneResult> {
+  const outputDir = chooseOutputFolder(options);
+  const resume = options.resumeFromCheckpoint !== null;
+  const release = claimOutputFolder(outputDir, { overwrite: options.overwriteOutputDir, resume });
+  const record = openRecord(options, command);
+  const recordPath = join(outputDir, 'run.json');
+  try {
+    const result = await run(options, outputDir, record, control);
+    writeRunRecord(recordPath, result.record);
+    writeReport(outputDir, result.record, { plotLoss: options.plotLoss });
+    return { outputDir, ...result };
+  } catch (error) {
+    const failed = { ...record, status: 'failed' as const, error: (error as Error).message };
+    writeRunRecord(recordPath, { ...failed, finishedAt: new Date().toISOString() });
+    throw error;
+  } finally {
+    release();
+  }
+}
+
+function chooseOutputFolder({ outputDir, resumeFromCheckpoint: from }: Options): string {
+  if (outputDir !== null) return outputDir;
+  if (from === 'latest')
+    throw new UserError('--resume_from_checkpoint latest needs --output_dir: the folder of the run that goes on');
+  if (from !== null) return dirname(from);
+  const stamp = new Date().toISOString().slice(0, 19).replaceAll(':', '-');
+  return join(repository, 'results/alpaca-llama', stamp);
+}
+
+async function run(options: Options, outputDir: string, record: RunRecord, control: FineTuneControl) {
+  const stream = control.stream ?? process.stdout;
+  const note = (line: string) => void stream.write(`${line}\n`);
+  const begin = performance.now();
+
+  // Everything that can be wrong with names, files and options is found before the engine and the weights are loaded.
+  const modelFolder =
+    options.modelNameOrPath === 'embedded'
+      ? embedded.model
+      : await resolveModelPath(options.modelNameOrPath, hubOptions(options));
+  const data = await prepareData(options, modelFolder, note);
+  const checkpoint = chooseCheckpoint(options, outputDir, note);
+  await initTensorFlow({ device: options.device === 'gpu' ? 'gpu' : 'cpu' });
+  const baseBytes = readMemory().resident;
+
+  const opened = openLlama(checkpoint ?? modelFolder, { dtype: options.bf16 ? 'bfloat16' : 'float32' });
+  opened.warnings.forEach((warning) => note(`warning: ${warning}`));
+  const parameters = [...opened.model.parameters.values()];
+  const chosen = createOptimizer(options, parameters, data.train.length, () => {});
+  const settings = trainOptions(options, data);
+  const planned = plan(options, opened, chosen, data, baseBytes);
+  const fingerprint = fingerprintOf(options, data, chosen, settings);
+  const state = checkpoint ? loadCheckpoint(checkpoint, fingerprint) : undefined;
+  note(describeRun(options, opened, chosen, data, settings, planned));
+
+  const samples = await answerSamples(opened, data, options, checkpoint ? modelFolder : undefined);
+  resetPeakMemory();
+  const meter = new MemoryMeter();
+  const result = options.doTrain
+    ? await trainWithLogs({
+        options,
+        outputDir,
+        opened,
+        chosen,
+        data,
+        settings,
+        fingerprint,
+        state,
+        stream,
+        signal: control.signal,
+        modelFolder,
+      })
+    : await evaluateOnly(opened, data);
+  const peaks = meter.stop();
+
+  const after = result.interrupted ? samples.map(() => null) : await answerAll(opened, data, samples.map(({ ids }) => ids)); // prettier-ignore
+  const answers = samples.map(({ prompt, before }, i) => ({ prompt, before, after: after[i] }));
+  if (options.doTrain && !result.interrupted) await saveLlama(join(outputDir, 'model'), opened, modelFolder);
+  const seconds = (performance.now() - begin) / 1000;
+  const finished = finishedRecord(record, {
+    opened,
+    chosen,
+    data,
+    result,
+    planned,
+    peaks,
+    samples: answers,
+    seconds,
+    modelFolder,
+  });
+  showEnd(note, finished, outputDir);
+  chosen.optimizer.dispose();
+  opened.model.dispose();
+  return { record: finished, interrupted: result.interrupted };
+}
+
+const hubOptions = ({ cacheDir }: Options) => (cacheDir ? { cacheDir: join(cacheDir, 'hub') } : {});
+
+/** The checkpoint to go on from: the one named, or the newest of the run's folder. */
+function chooseCheckpoint(
+  { resumeFromCheckpoint: from }: Options,
+  outputDir: string,
+  note: (line: string) => void,
+): string | undefined {
+  if (from === null) return undefined;
+  if (from !== 'latest') {
+    if (!existsSync(from)) throw new UserError(`--resume_from_checkpoint ${from}: no such folder`);
+    return from;
+  }
+  const newest = latestCheckpoint(outputDir);
+  note(newest ? `going on from ${newest}` : `no checkpoint in ${outputDir} yet: starting from the beginning`);
+  return newest;
+}
+
+/** Options in steps. */
+function trainOptions(options: Options, data: PreparedData): TrainOptions {
+  const perEpoch = stepsPerEpoch(data.batches.batchesPerEpoch, options.gradientAccumulationSteps);
+  const totalSteps = options.maxSteps > 0 ? options.maxSteps : Math.ceil(options.numTrainEpochs * perEpoch);
+  const evalSteps = { no: 0, steps: options.evalSteps, epoch: perEpoch }[options.evaluationStrategy];
+  return {
+    totalSteps,
+    gradientAccumulationSteps: options.gradientAccumulationSteps,
+    learningRate: options.learningRate,
+    lrSchedulerType: options.lrSchedulerType,
+    // transformers: warmup_steps, where given, goes before warmup_ratio.
+    warmupSteps: options.warmupSteps > 0 ? options.warmupSteps : Math.ceil(totalSteps * options.warmupRatio),
+    maxGradNorm: options.maxGradNorm,
+    evalSteps,
+    saveSteps: options.saveSteps,
+  };
+}
+
+function plan(
+  options: Options,
+  { model }: OpenedLlama,
+  chosen: ChosenOptimizer,
+  data: PreparedData,
+  baseBytes: number,
+): MemoryPlan {
+  return planMemory({
+    config: model.config,
+    storageBytes: options.bf16 ? 2 : 4,
+    trainedElements: chosen.trainedElements,
+    stateBytes: chosen.stateBytes,
+    keptStages: model.stages.length - 1,
+    batchSize: options.perDeviceTrainBatchSize,
+    length: Math.max(...data.batches.lengths),
+    gradientAccumulationSteps: options.gradientAccumulationSteps,
+    clipped: options.maxGradNorm > 0,
+    baseBytes,
+  });
+}
+
+/** What a run must share with the one that it goes on from, for the result to be that of an uninterrupted one. */
+function fingerprintOf(
+  options: Options,
+  data: PreparedData,
+  chosen: ChosenOptimizer,
+  settings: TrainOptions,
+): Fingerprint {
+  const { totalSteps, gradientAccumulationSteps, learningRate, lrSchedulerType, warmupSteps, maxGradNorm, evalSteps } =
+    settings;
+  const { seed, perDeviceTrainBatchSize, packing, groupByLength, bf16, finetuningType, optim, weightDecay } = options;
+  const { adamBeta1, adamBeta2, adamEpsilon } = options;
+  return {
+    ...{ data: data.sha256, trainExamples: data.train.length, seed, perDeviceTrainBatchSize, packing, groupByLength },
+    ...{ totalSteps, gradientAccumulationSteps, learningRate, lrSchedulerType, warmupSteps, maxGradNorm, evalSteps },
+    ...{ bf16, finetuningType, optim, weightDecay, adamBeta1, adamBeta2, adamEpsilon },
+    switchBlockEvery: chosen.switchBlockEvery ?? null,
+  };
+}
+
+interface Sample {
+  ids: number[];
+  prompt: string;
+  before: string;
+}
+
+/** Answers of the model as it was before training (in a resumed run: of the original weights). */
+async function answerSamples(
+  opened: OpenedLlama,
+  data: PreparedData,
+  options: Options,
+  original?: string,
+): Promise<Sample[]> {
+  const source: Example[] = data.validation.length > 0 ? data.validation : data.train;
+  const prompts = source.slice(0, sampleCount).map(promptOf);
+  const model = original ? openLlama(original, { dtype: options.bf16 ? 'bfloat16' : 'float32' }) : opened;
+  const answers = await answerAll(model, data, prompts);
+  if (original) model.model.dispose();
+  return prompts.map((ids, i) => ({
+    ids,
+    prompt: data.tokenizer.decode(ids, { skipSpecialTokens: true }),
+    before: answers[i],
+  }));
+}
+
+async function answerAll({ model }: OpenedLlama, data: PreparedData, prompts: number[][]): Promise<string[]> {
+  const answers: string[] = [];
+  for (const prompt of prompts) answers.push(await answer(model, data, prompt, sampleTokens));
+  return answers;
+}
+
+interface TrainingParts {
+  options: Options;
+  outputDir: string;
+  opened: OpenedLlama;
+  chosen: ChosenOptimizer;
+  data: PreparedData;
+  settings: TrainOptions;
+  fingerprint: Fingerprint;
+  state: TrainState | undefined;
+  stream: NodeJS.WriteStream;
+  signal: AbortSignal | undefined;
+  modelFolder: string;
+}
+
+async function trainWithLogs(parts: TrainingParts): Promise<TrainResult> {
+  const { options, outputDir, opened, chosen, data, settings, fingerprint, state, stream } = parts;
+  const doneSteps = state?.step ?? 0;
+  const progress = createProgress({
+    totalSteps: settings.totalSteps,
+    doneSteps,
+    loggingSteps: options.loggingSteps,
+    stream,
+  });
+  const board = options.reportTo.includes('tensorboard')
+    ? openTensorBoard(join(outputDir, 'tensorboard'), doneSteps)
+    : undefined;
+  const log = options.reportTo.includes('jsonl') ? openJsonLog(join(outputDir, 'log.jsonl'), doneSteps) : undefined;
+  try {
+    return await train({
+      model: opened.model,
+      optimizer: chosen.optimizer,
+      batches: data.batches,
+      validation: options.evaluationStrategy === 'no' ? undefined : data.validationBatches,
+      options: settings,
+      ...(state ? { resume: state } : {}),
+      ...(parts.signal ? { signal: parts.signal } : {}),
+      onStep: (step) => {
+        showStep(progress, step, chosen);
+        if (step.step % options.loggingSteps !== 0 && step.step !== settings.totalSteps) return;
+        const { loss, learningRate, gradNorm } = step;
+        board?.scalars(step.step, {
+          'train/loss': loss,
+          'train/learning_rate': learningRate,
+          ...(gradNorm === null ? {} : { 'train/grad_norm': gradNorm }),
+        });
+        log?.append(step);
+      },
+      onValidation: ({ step, loss }) => {
+        progress.note(`step ${step}: validation loss ${loss.toFixed(4)}`);
+        board?.scalars(step, { 'eval/loss': loss });
+        log?.append({ step, validationLoss: loss } as never);
+      },
+      save: async (now) =>
+        progress.note(`saved ${await saveCheckpoint(outputDir, opened, now, fingerprint, parts.modelFolder)}`),
+    });
+  } finally {
+    progress.stop();
+    board?.close();
+  }
+}
+
+function showStep(
+  progress: Progress,
+  { step, loss, learningRate, block, tokens, seconds }: StepRecord,
+  { blocks }: ChosenOptimizer,
+): void {
+  const name = block === null ? null : (blocks?.blocks[block].prefixes[0] ?? String(block));
+  progress.step({
+    step,
+    loss,
+    learningRate,
+    block: name,
+    tokensPerSecond: tokens / seconds,
+    residentBytes: readMemory().resident,
+  });
+}
+
+/** --do_train false: the validation loss of the model as it is. */
+async function evaluateOnly({ model }: OpenedLlama, data: PreparedData): Promise<TrainResult> {
+  const begin = performance.now();
+  const loss = await evaluateLoss(model, data.validationBatches ?? data.batches);
+  const timing = { forward: 0, backward: 0, update: 0, compile: 0, evaluation: (performance.now() - begin) / 1000 };
+  return {
+    steps: [],
+    validation: [{ step: 0, loss }],
+    timing,
+    compiledVariants: 0,
+    gradientBytes: 0,
+    activationBytes: 0,
+    interrupted: false,
+  };
+}
+
+const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`;
+
+function describeRun(
+  options: Options,
+  { model }: OpenedLlama,
+  chosen: ChosenOptimizer,
+  data: PreparedData,
+  settings: TrainOptions,
+  planned: MemoryPlan,
+): string {
+  const { total } = parameterCount(model.config);
+  const method = chosen.blocks
+    ? `BAdam over ${chosen.blocks.blocks.length} blocks, K = ${chosen.switchBlockEvery} steps, ${options.switchMode}`
+    : 'all parameters';
+  return [
+    `model: ${options.modelNameOrPath}, ${(total / 1e6).toFixed(2)}M parameters in ${options.bf16 ? 'bfloat16' : 'float32'}; training ${method}`,
+    `steps: ${settings.totalSteps} of ${options.perDeviceTrainBatchSize} x ${settings.gradientAccumulationSteps} examples; ${data.train.length} to train on, ${data.validation.length} held out; row lengths ${data.batches.lengths.join(', ')}`,
+    `memory planned: ${megabytes(planned.peak)} peak, of it parameters ${megabytes(planned.parameters)}, gradients ${megabytes(planned.gradients)}, optimizer states ${megabytes(planned.optimizerStates)}, activations ${megabytes(planned.activations)}, workspace ${megabytes(planned.workspace)}`,
+  ].join('\n');
+}
+
+function showEnd(note: (line: string) => void, record: RunRecord, outputDir: string): void {
+  for (const { prompt, before, after } of record.samples) {
+    note(`\nprompt: ${prompt.trim()}\n  before: ${before.trim()}\n  after:  ${after?.trim() ?? '(interrupted)'}`);
+  }
+  const { peakResident, peakAnonymous } = record.memory.measured;
+  const first = record.validation[0]?.loss;
+  const last = record.validation.at(-1)?.loss;
+  if (first && last) note(`\nvalidation loss ${first.toFixed(4)} -> ${last.toFixed(4)}`);
+  note(
+    `peak memory ${megabytes(peakResident ?? 0)} resident, ${megabytes(peakAnonymous ?? 0)} anonymous; everything is in ${outputDir}`,
+  );
+}

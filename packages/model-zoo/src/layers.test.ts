@@ -1,0 +1,215 @@
+import { compile, initTensorFlow, liveTensors, tf, type AnyTensor } from '@blockwise/tensorflow';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { attention, embedding, linear, rmsNorm, rotary, swiglu } from './layers.ts';
+import { noise } from './tiny-llama.ts';
+
+/** A layer under test beside the same thing in plain TensorFlow.js, whose autodiff is the judge of our gradients. */
+interface LayerCase {
+  name: string;
+  inputs: Record<string, number[]>;
+  layer: (...inputs: tf.Tensor[]) => tf.Tensor;
+  plain: (...inputs: tf.Tensor[]) => tf.Tensor;
+}
+
+const repeatedIds = [3, 1, 3, 0, 4, 3];
+const [B, T, K, G, D] = [2, 3, 2, 2, 4];
+const masked = -1e30;
+const causal = [0, masked, masked, 0, 0, masked, 0, 0, 0];
+const apart = [0, masked, masked, masked, 0, masked, masked, 0, 0]; // the first token is another example's
+
+/** As one would write it first: keys and values repeated for each query head of their group. */
+function plainAttention(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, mask: tf.Tensor): tf.Tensor {
+  const perHead = tf.reshape(queries, [B, K, G, T, D]);
+  const repeat = (x: tf.Tensor) => tf.stack(Array<tf.Tensor>(G).fill(x), 2);
+  const flat = (x: tf.Tensor) => tf.reshape(x, [B * K * G, T, D]) as tf.Tensor3D;
+  const scores = tf.reshape(tf.matMul(flat(perHead), flat(repeat(keys)), false, true), [B, K, G, T, T]);
+  const weights = tf.softmax(tf.add(tf.div(scores, Math.sqrt(D)), mask));
+  const attended = tf.matMul(tf.reshape(weights, [B * K * G, T, T]) as tf.Tensor3D, flat(repeat(values)));
+  return tf.reshape(attended, [B, K, G * T, D]);
+}
+
+const attentionInputs = { queries: [B, K, G * T, D], keys: [B, K, T, D], values: [B, K, T, D] };
+const oneMask = () => tf.tensor5d(causal, [1, 1, 1, T, T]);
+const maskPerRow = () => tf.tensor5d([...causal, ...apart], [B, 1, 1, T, T]);
+
+function tables(rows: number) {
+  const angles = tf.tensor4d(noise(rows * T * (D / 2), 50), [rows, T, 1, D / 2]);
+  const whole = tf.concat([angles, angles], 3);
+  return [tf.cos(whole), tf.sin(whole)];
+}
+
+/** Each pair (x[i], x[i + D/2]) as a complex number times e^(i angle). */
+function plainRotary(x: tf.Tensor, rows: number): tf.Tensor {
+  const [cos, sin] = tables(rows).map((table) => tf.slice4d(table as tf.Tensor4D, [0, 0, 0, 0], [-1, -1, -1, D / 2]));
+  const [real, imaginary] = tf.split(x, 2, 3);
+  const turnedReal = tf.sub(tf.mul(real, cos), tf.mul(imaginary, sin));
+  return tf.concat([turnedReal, tf.add(tf.mul(real, sin), tf.mul(imaginary, cos))], 3);
+}
+
+const cases: LayerCase[] = [
+  {
+    name: 'linear',
+    inputs: { x: [5, 3], weight: [4, 3] },
+    layer: (x, weight) => linear(x as tf.Tensor2D, weight),
+    plain: (x, weight) => tf.matMul(x as tf.Tensor2D, weight as tf.Tensor2D, false, true),
+  },
+  {
+    name: 'linear with a bias',
+    inputs: { x: [5, 3], weight: [4, 3], bias: [4] },
+    layer: (x, weight, bias) => linear(x as tf.Tensor2D, weight, bias),
+    plain: (x, weight, bias) => tf.add(tf.matMul(x as tf.Tensor2D, weight as tf.Tensor2D, false, true), bias),
+  },
+  {
+    name: 'embedding of repeated ids',
+    inputs: { weight: [5, 4] },
+    layer: (weight) => embedding(tf.tensor1d(repeatedIds, 'int32'), weight),
+    plain: (weight) => tf.matMul(tf.oneHot(tf.tensor1d(repeatedIds, 'int32'), 5).toFloat(), weight as tf.Tensor2D),
+  },
+  {
+    name: 'rmsNorm',
+    inputs: { x: [5, 6], weight: [6] },
+    layer: (x, weight) => rmsNorm(x as tf.Tensor2D, weight, 0.1),
+    plain: (x, weight) => tf.mul(weight, tf.div(x, tf.sqrt(tf.add(tf.mean(tf.square(x), 1, true), 0.1)))),
+  },
+  ...[1, B].map((rows) => ({
+    name: `rotary with ${rows === 1 ? 'one table for all rows' : 'a table per row'}`,
+    inputs: { x: [B, T, 3, D] },
+    layer: (x: tf.Tensor) => rotary(x as tf.Tensor4D, tables(rows)[0], tables(rows)[1]),
+    plain: (x: tf.Tensor) => plainRotary(x, rows),
+  })),
+  {
+    name: 'attention of grouped queries under a causal mask',
+    inputs: attentionInputs,
+    layer: (queries, keys, values) => attention(queries, keys, values, oneMask()),
+    plain: (queries, keys, values) => plainAttention(queries, keys, values, oneMask()),
+  },
+  {
+    name: 'attention with a mask per row',
+    inputs: attentionInputs,
+    layer: (queries, keys, values) => attention(queries, keys, values, maskPerRow()),
+    plain: (queries, keys, values) => plainAttention(queries, keys, values, maskPerRow()),
+  },
+  {
+    name: 'swiglu',
+    inputs: { gate: [5, 4], up: [5, 4] },
+    layer: (gate, up) => swiglu(gate as tf.Tensor2D, up as tf.Tensor2D),
+    plain: (gate, up) => tf.mul(tf.div(gate, tf.add(1, tf.exp(tf.neg(gate)))), up),
+  },
+];
+
+/** Largest difference, relative to the largest expected magnitude. */
+function error(found: tf.Tensor, expected: tf.Tensor): number {
+  expect(found.shape).toEqual(expected.shape);
+  const [a, b] = [found.dataSync(), expected.dataSync()];
+  const scale = b.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+  return b.reduce((most, x, i) => Math.max(most, Math.abs(a[i] - x)), 0) / scale;
+}
+
+beforeAll(() => initTensorFlow());
+
+describe.each(cases)('$name', ({ inputs, layer, plain }) => {
+  const shapes = Object.values(inputs);
+  const names = Object.keys(inputs);
+  const size = (shape: number[]) => shape.reduce((product, extent) => product * extent, 1);
+  const values = () => shapes.map((shape, i) => tf.tensor(noise(size(shape), i + 1), shape));
+  /** A gradient from above that has no symmetry to hide behind. */
+  const dyFor = (y: tf.Tensor) => tf.tensor(noise(y.size, 99), y.shape);
+
+  it('equals plain TensorFlow.js, and so does every gradient', () => {
+    tf.tidy(() => {
+      const given = values();
+      const expected = plain(...given);
+      expect(error(layer(...given), expected)).toBeLessThan(1e-6);
+      const dy = dyFor(expected);
+      const found = tf.grads(layer)(given, dy);
+      tf.grads(plain)(given, dy).forEach((gradient, i) => {
+        expect([names[i], error(found[i], gradient) < 3e-6]).toEqual([names[i], true]);
+      });
+    });
+  });
+
+  it('has the gradients that finite differences give', () => {
+    tf.tidy(() => {
+      const given = values();
+      const dy = dyFor(layer(...given));
+      const objective = (...at: tf.Tensor[]) => tf.sum(tf.mul(layer(...at), dy)).dataSync()[0];
+      const gradients = tf.grads(layer)(given, dy);
+      const step = 1e-2; // differences of float32 sums of size 10: rounding 1e-4, curvature step^2
+      gradients.forEach((gradient, i) => {
+        const slopes = Array.from({ length: gradient.size }, (_, at) => {
+          const moved = (by: number) => {
+            const changed = given[i].dataSync().slice();
+            changed[at] += by;
+            return given.map((x, j) => (j === i ? tf.tensor(changed, x.shape) : x));
+          };
+          return (objective(...moved(step)) - objective(...moved(-step))) / (2 * step);
+        });
+        expect([names[i], error(gradient, tf.tensor(slopes, gradient.shape)) < 2e-3]).toEqual([names[i], true]);
+      });
+    });
+  });
+
+  it('gives the same inside a compiled function, gradients included, and leaves no tensor behind', () => {
+    const before = liveTensors();
+    const all = (...given: AnyTensor[]) => {
+      const tensors = given as tf.Tensor[];
+      const y = layer(...tensors);
+      return [y, ...tf.grads(layer)(tensors, y)];
+    };
+    const compiled = compile('layer_under_test', all);
+    tf.tidy(() => {
+      const given = values();
+      const found = compiled(...given);
+      all(...given).forEach((expected, i) => expect(error(found[i], expected)).toBeLessThan(1e-6));
+    });
+    compiled.dispose();
+    expect(liveTensors()).toBe(before);
+  });
+});
+
+describe('the padding id of an embedding', () => {
+  const ids = () => tf.tensor1d(repeatedIds, 'int32');
+  const dy = () => tf.tensor2d(noise(6 * 2, 7), [6, 2]);
+  const weight = () => tf.tensor2d(noise(5 * 2, 8), [5, 2]);
+
+  it('is looked up like any other', () => {
+    tf.tidy(() => {
+      expect([...embedding(ids(), weight(), 3).dataSync()]).toEqual([...embedding(ids(), weight()).dataSync()]);
+    });
+  });
+
+  it.each([0, 3])('keeps row %i out of the gradient and leaves the others alone', (paddingId) => {
+    tf.tidy(() => {
+      const [found] = tf.grads((w: tf.Tensor) => embedding(ids(), w, paddingId))([weight()], dy());
+      const [expected] = tf.grads((w: tf.Tensor) => embedding(ids(), w))([weight()], dy());
+      const rows = expected.arraySync() as number[][];
+      expect(rows[paddingId]).not.toEqual([0, 0]);
+      expect(found.arraySync()).toEqual(rows.map((row, id) => (id === paddingId ? [0, 0] : row)));
+    });
+  });
+});
+
+it('gives a masked place no weight at all: not its value, not its gradient', () => {
+  tf.tidy(() => {
+    const [queries, keys] = [tf.zeros([1, 1, 2, 2]), tf.zeros([1, 1, 2, 2])];
+    const mask = tf.tensor5d([0, masked, 0, 0], [1, 1, 1, 2, 2]);
+    const huge = tf.tensor4d([1, 2, 1e30, 1e30], [1, 1, 2, 2]);
+    expect([...attention(queries, keys, huge, mask).dataSync().slice(0, 2)]).toEqual([1, 2]);
+    const dy = tf.tensor4d([1, 1, 0, 0], [1, 1, 2, 2]);
+    const [dValues] = tf.grads((values: tf.Tensor) => attention(queries, keys, values, mask))([huge], dy);
+    expect([...dValues.dataSync()]).toEqual([1, 1, 0, 0]);
+  });
+});
+
+it('swiglu stays finite where exp would overflow', () => {
+  tf.tidy(() => {
+    const gate = tf.tensor2d([[-200, 200]]);
+    const found = swiglu(gate, tf.tensor2d([[3, 3]])).dataSync();
+    expect([...found].map((x) => Math.round(x) + 0)).toEqual([0, 600]);
+    const [dGate] = tf.grads((g: tf.Tensor) => swiglu(g as tf.Tensor2D, tf.tensor2d([[3, 3]])))(
+      [gate],
+      tf.ones([1, 2]),
+    );
+    expect([...dGate.dataSync()].map((x) => Math.round(x) + 0)).toEqual([0, 3]);
+  });
+});
