@@ -16,6 +16,10 @@ export default defineConfig({
     pool: 'forks',
     maxWorkers: 2,
     testTimeout: 120_000,
+    // .ci/run counts from this file.
+    reporters: process.env.BLOCKWISE_TEST_REPORT
+      ? ['default', ['json', { outputFile: process.env.BLOCKWISE_TEST_REPORT }]]
+      : ['default'],
     hookTimeout: 120_000,
   },
 });

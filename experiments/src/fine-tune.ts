@@ -4,6 +4,7 @@ import { writeReport, writeRunRecord, type RunRecord } from '@blockwise/reportin
 import { initTensorFlow, MemoryMeter, readMemory, resetPeakMemory } from '@blockwise/tensorflow';
 import {
   evaluateLoss,
+  isCheckpoint,
   latestCheckpoint,
   loadCheckpoint,
   planMemory,
@@ -23,11 +24,11 @@ import { answer } from './answer.ts';
 import { createOptimizer, type ChosenOptimizer } from './create-optimizer.ts';
 import { embedded, repository } from './embedded.ts';
 import { openJsonLog } from './json-log.ts';
-import type { Options } from './options.ts';
-import { claimOutputFolder } from './output-folder.ts';
+import { typedName, type OptionName, type Options } from './options.ts';
+import { claimOutputFolder, type OutputFolder } from './output-folder.ts';
 import { prepareData, promptOf, type PreparedData } from './prepare-data.ts';
 import { createProgress, type Progress } from './progress.ts';
-import { finishedRecord, openRecord } from './record.ts';
+import { finishedRecord, openRecord, stepEntry, validationEntry } from './record.ts';
 import { openTensorBoard } from './tensorboard.ts';
 import { UserError } from './user-error.ts';
 
@@ -50,8 +51,10 @@ const sampleCount = 3;
 const sampleTokens = 64;
 
 /**
- * The whole recipe: data, model, optimizer, plan, samples, training, samples, model, report.
- * @throws UserError for anything that the user can repair; the run's folder then keeps its last checkpoint and a record of the failure
+ * The whole recipe: data, model, optimizer, plan, samples, training, samples, model, report. Until training begins nothing in the output
+ * folder changes, so that a mistake costs no earlier result.
+ * @throws UserError for anything that the user can repair; where training had begun, the folder keeps its last checkpoint and a record of
+ * the failure
  */
 export async function fineTune(
   options: Options,
@@ -60,20 +63,53 @@ export async function fineTune(
 ): Promise<FineTuneResult> {
   const outputDir = chooseOutputFolder(options);
   const resume = options.resumeFromCheckpoint !== null;
-  const release = claimOutputFolder(outputDir, { overwrite: options.overwriteOutputDir, resume });
-  const record = openRecord(options, command);
-  const recordPath = join(outputDir, 'run.json');
+  const folder = claimOutputFolder(outputDir, { overwrite: options.overwriteOutputDir, resume });
+  const ongoing = new OngoingRecord(join(outputDir, 'run.json'), openRecord(options, command), folder);
   try {
-    const result = await run(options, outputDir, record, control);
-    writeRunRecord(recordPath, result.record);
+    const result = await run(options, outputDir, ongoing, control);
     writeReport(outputDir, result.record, { plotLoss: options.plotLoss });
+    ongoing.end(result.record);
     return { outputDir, ...result };
   } catch (error) {
-    const failed = { ...record, status: 'failed' as const, error: (error as Error).message };
-    writeRunRecord(recordPath, { ...failed, finishedAt: new Date().toISOString() });
+    ongoing.fail(error as Error);
     throw error;
   } finally {
-    release();
+    folder.release();
+  }
+}
+
+/** The record of a run in hand, and its file from the moment that training begins. */
+class OngoingRecord {
+  private begun = false;
+
+  constructor(
+    private readonly path: string,
+    readonly record: RunRecord,
+    private readonly folder: OutputFolder,
+  ) {}
+
+  /** Training is about to begin: what an earlier run left goes, and run.json says that this one runs. */
+  begin(resumed: TrainState | undefined): void {
+    this.folder.clear();
+    this.begun = true;
+    this.record.steps.push(...(resumed?.steps ?? []).map(stepEntry));
+    this.record.validation.push(...(resumed?.validation ?? []).map(validationEntry));
+    writeRunRecord(this.path, this.record);
+  }
+
+  end(finished: RunRecord): void {
+    writeRunRecord(this.path, finished);
+  }
+
+  /** Keeps the losses up to the failure. */
+  fail({ message }: Error): void {
+    if (!this.begun) return;
+    writeRunRecord(this.path, {
+      ...this.record,
+      status: 'failed',
+      error: message,
+      finishedAt: new Date().toISOString(),
+    });
   }
 }
 
@@ -81,12 +117,15 @@ function chooseOutputFolder({ outputDir, resumeFromCheckpoint: from }: Options):
   if (outputDir !== null) return outputDir;
   if (from === 'latest')
     throw new UserError('--resume_from_checkpoint latest needs --output_dir: the folder of the run that goes on');
-  if (from !== null) return dirname(from);
+  if (from !== null) {
+    needCheckpoint(from);
+    return dirname(from);
+  }
   const stamp = new Date().toISOString().slice(0, 19).replaceAll(':', '-');
   return join(repository, 'results/alpaca-llama', stamp);
 }
 
-async function run(options: Options, outputDir: string, record: RunRecord, control: FineTuneControl) {
+async function run(options: Options, outputDir: string, ongoing: OngoingRecord, control: FineTuneControl) {
   const stream = control.stream ?? process.stdout;
   const note = (line: string) => void stream.write(`${line}\n`);
   const begin = performance.now();
@@ -98,7 +137,7 @@ async function run(options: Options, outputDir: string, record: RunRecord, contr
       : await resolveModelPath(options.modelNameOrPath, hubOptions(options));
   const data = await prepareData(options, modelFolder, note);
   const checkpoint = chooseCheckpoint(options, outputDir, note);
-  await initTensorFlow({ device: options.device === 'gpu' ? 'gpu' : 'cpu' });
+  await initTensorFlow({ device: options.device });
   const baseBytes = readMemory().resident;
 
   const opened = openLlama(checkpoint ?? modelFolder, { dtype: options.bf16 ? 'bfloat16' : 'float32' });
@@ -112,6 +151,7 @@ async function run(options: Options, outputDir: string, record: RunRecord, contr
   note(describeRun(options, opened, chosen, data, settings, planned));
 
   const samples = await answerSamples(opened, data, options, checkpoint ? modelFolder : undefined);
+  ongoing.begin(state);
   resetPeakMemory();
   const meter = new MemoryMeter();
   const result = options.doTrain
@@ -127,6 +167,7 @@ async function run(options: Options, outputDir: string, record: RunRecord, contr
         stream,
         signal: control.signal,
         modelFolder,
+        ongoing,
       })
     : await evaluateOnly(opened, data);
   const peaks = meter.stop();
@@ -135,7 +176,7 @@ async function run(options: Options, outputDir: string, record: RunRecord, contr
   const answers = samples.map(({ prompt, before }, i) => ({ prompt, before, after: after[i] }));
   if (options.doTrain && !result.interrupted) await saveLlama(join(outputDir, 'model'), opened, modelFolder);
   const seconds = (performance.now() - begin) / 1000;
-  const finished = finishedRecord(record, {
+  const finished = finishedRecord(ongoing.record, {
     opened,
     chosen,
     data,
@@ -162,12 +203,21 @@ function chooseCheckpoint(
 ): string | undefined {
   if (from === null) return undefined;
   if (from !== 'latest') {
-    if (!existsSync(from)) throw new UserError(`--resume_from_checkpoint ${from}: no such folder`);
+    needCheckpoint(from);
     return from;
   }
   const newest = latestCheckpoint(outputDir);
   note(newest ? `going on from ${newest}` : `no checkpoint in ${outputDir} yet: starting from the beginning`);
   return newest;
+}
+
+/** Before anything is written near it. */
+function needCheckpoint(folder: string): void {
+  if (!existsSync(folder)) throw new UserError(`--resume_from_checkpoint ${folder}: no such folder`);
+  if (!isCheckpoint(folder))
+    throw new UserError(
+      `--resume_from_checkpoint ${folder}: not a checkpoint (it has no trainer_state.json); give a folder named checkpoint-<step>, or latest`,
+    );
 }
 
 /** Options in steps. */
@@ -209,22 +259,27 @@ function plan(
   });
 }
 
-/** What a run must share with the one that it goes on from, for the result to be that of an uninterrupted one. */
+/** Options that change the result, by their names in the code; those that only say where and when something is written are left out. */
+const decisive = [
+  ...['perDeviceTrainBatchSize', 'perDeviceEvalBatchSize', 'cutoffLen', 'packing', 'groupByLength', 'seed', 'bf16'],
+  ...['stochasticRounding', 'finetuningType', 'blockPartition', 'includeEmbedding', 'includeLmHead', 'switchMode'],
+  ...['startBlock', 'compat', 'optim', 'weightDecay', 'adamBeta1', 'adamBeta2', 'adamEpsilon'],
+] as OptionName[];
+
+/** What a run must share with the one that it goes on from, for the result to be that of an uninterrupted one; names as they are typed. */
 function fingerprintOf(
   options: Options,
   data: PreparedData,
   chosen: ChosenOptimizer,
   settings: TrainOptions,
 ): Fingerprint {
-  const { totalSteps, gradientAccumulationSteps, learningRate, lrSchedulerType, warmupSteps, maxGradNorm, evalSteps } =
-    settings;
-  const { seed, perDeviceTrainBatchSize, packing, groupByLength, bf16, finetuningType, optim, weightDecay } = options;
-  const { adamBeta1, adamBeta2, adamEpsilon } = options;
+  const { saveSteps: _, ...others } = settings;
+  const named = { ...Object.fromEntries(decisive.map((name) => [name, options[name]])), ...others };
   return {
-    ...{ data: data.sha256, trainExamples: data.train.length, seed, perDeviceTrainBatchSize, packing, groupByLength },
-    ...{ totalSteps, gradientAccumulationSteps, learningRate, lrSchedulerType, warmupSteps, maxGradNorm, evalSteps },
-    ...{ bf16, finetuningType, optim, weightDecay, adamBeta1, adamBeta2, adamEpsilon },
-    switchBlockEvery: chosen.switchBlockEvery ?? null,
+    dataset_sha256: data.sha256,
+    train_examples: data.train.length,
+    ...Object.fromEntries(Object.entries(named).map(([name, value]) => [typedName(name as OptionName), value])),
+    switch_block_every: chosen.switchBlockEvery ?? null,
   };
 }
 
@@ -271,10 +326,11 @@ interface TrainingParts {
   stream: NodeJS.WriteStream;
   signal: AbortSignal | undefined;
   modelFolder: string;
+  ongoing: OngoingRecord;
 }
 
 async function trainWithLogs(parts: TrainingParts): Promise<TrainResult> {
-  const { options, outputDir, opened, chosen, data, settings, fingerprint, state, stream } = parts;
+  const { options, outputDir, opened, chosen, data, settings, fingerprint, state, stream, ongoing } = parts;
   const doneSteps = state?.step ?? 0;
   const progress = createProgress({
     totalSteps: settings.totalSteps,
@@ -296,6 +352,7 @@ async function trainWithLogs(parts: TrainingParts): Promise<TrainResult> {
       ...(state ? { resume: state } : {}),
       ...(parts.signal ? { signal: parts.signal } : {}),
       onStep: (step) => {
+        ongoing.record.steps.push(stepEntry(step));
         showStep(progress, step, chosen);
         if (step.step % options.loggingSteps !== 0 && step.step !== settings.totalSteps) return;
         const { loss, learningRate, gradNorm } = step;
@@ -306,7 +363,9 @@ async function trainWithLogs(parts: TrainingParts): Promise<TrainResult> {
         });
         log?.append(step);
       },
-      onValidation: ({ step, loss }) => {
+      onValidation: (validation) => {
+        const { step, loss } = validation;
+        ongoing.record.validation.push(validationEntry(validation));
         progress.note(`step ${step}: validation loss ${loss.toFixed(4)}`);
         board?.scalars(step, { 'eval/loss': loss });
         log?.append({ step, validationLoss: loss } as never);

@@ -46,6 +46,7 @@ const withoutEffect: { names: OptionName[]; when: (options: Options) => boolean;
       'includeEmbedding',
       'includeLmHead',
       'compat',
+      'stochasticRounding',
     ],
     when: ({ finetuningType }) => finetuningType === 'full',
     reason: 'with --finetuning_type full',

@@ -283,9 +283,9 @@ export const optionTable = {
 
   device: option(
     machine,
-    choice(['auto', 'cpu', 'gpu']),
-    { default: 'auto' },
-    'Where to compute; auto takes the GPU if there is one.',
+    choice(['cpu', 'gpu']),
+    { default: 'cpu' },
+    'Where to compute; gpu takes the CUDA library and the first NVIDIA GPU.',
   ),
 } as const;
 

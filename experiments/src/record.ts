@@ -1,7 +1,7 @@
 import { parameterCount, type OpenedLlama } from '@blockwise/model-zoo';
 import { runRecordVersion, type RunRecord } from '@blockwise/reporting';
 import { describeEngine, type MemoryPeaks } from '@blockwise/tensorflow';
-import type { MemoryPlan, TrainResult } from '@blockwise/training';
+import type { MemoryPlan, StepRecord, TrainResult, ValidationRecord } from '@blockwise/training';
 import { relative } from 'node:path';
 import type { ChosenOptimizer } from './create-optimizer.ts';
 import { repository } from './embedded.ts';
@@ -116,13 +116,22 @@ export function finishedRecord(
         peakFileBacked: peaks.peakFileBacked ?? null,
       },
     },
-    steps: result.steps.map(({ step, epoch, loss, learningRate, gradNorm, block, tokens, seconds }) => ({
-      ...{ step, epoch, loss, learningRate, gradNorm, block, tokens, seconds },
-    })),
-    validation: result.validation.map(({ step, loss }) => ({ step, loss, perplexity: Math.exp(loss) })),
+    steps: result.steps.map(stepEntry),
+    validation: result.validation.map(validationEntry),
     blockHistory: (chosen.blocks?.history ?? []).map(({ blockEpoch, block, prefixes, firstStep, lastStep }) => ({
       ...{ blockEpoch, block, name: prefixes.join(' '), firstStep, lastStep },
     })),
     samples,
   };
+}
+
+/** A step as the record keeps it. */
+export function stepEntry(record: StepRecord): RunRecord['steps'][number] {
+  const { step, epoch, loss, learningRate, gradNorm, block, tokens, seconds } = record;
+  return { step, epoch, loss, learningRate, gradNorm, block, tokens, seconds };
+}
+
+/** A validation as the record keeps it. */
+export function validationEntry({ step, loss }: ValidationRecord): RunRecord['validation'][number] {
+  return { step, loss, perplexity: Math.exp(loss) };
 }

@@ -100,7 +100,7 @@ const cases: LayerCase[] = [
 /** Largest difference, relative to the largest expected magnitude. */
 function error(found: tf.Tensor, expected: tf.Tensor): number {
   expect(found.shape).toEqual(expected.shape);
-  const [a, b] = [found.dataSync(), expected.dataSync()];
+  const [a, b] = [found, expected].map((x) => x.dataSync<'float32'>());
   const scale = b.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
   return b.reduce((most, x, i) => Math.max(most, Math.abs(a[i] - x)), 0) / scale;
 }

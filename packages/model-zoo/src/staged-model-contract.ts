@@ -167,7 +167,9 @@ export function stagedModelContract(name: string, { create, hiddenSize, outputs,
         const gradients = tf.grads(outputOf)(Object.values(values), dy);
         expect(gradients.length).toBe(model.parameters.size);
         const objective = (changed: NamedTensors) => {
-          const terms = tf.mul(run(model, [packed], { ...values, ...changed }, context).output, dy).dataSync();
+          const terms = tf
+            .mul(run(model, [packed], { ...values, ...changed }, context).output, dy)
+            .dataSync<'float32'>();
           return terms.reduce((sum, term) => sum + term, 0); // in float64
         };
         gradients.forEach((gradient, i) => {

@@ -29,17 +29,15 @@ export function noise(size: number, seed: number): Float32Array {
 
 /** Weights large enough for attention and norms to matter (with transformers' 0.02, errors hide). */
 export function randomWeights(config: LlamaConfig, dtype: WeightDtype = 'float32', seed = 1): Map<string, RawTensor> {
-  return tf.tidy(() => {
-    const weights = [...llamaWeightShapes(config)].map(([name, shape], i) => {
-      const values = noise(
-        shape.reduce((product, size) => product * size, 1),
-        1000 * seed + i,
-      );
-      const scaled = values.map((x) => (name.includes('norm') ? 1 + 0.3 * x : 0.35 * x));
-      return [name, toRaw(tf.tensor(scaled, [...shape]), dtype)] as const;
-    });
-    return new Map(weights);
+  const weights = [...llamaWeightShapes(config)].map(([name, shape], i) => {
+    const size = shape.reduce((product, extent) => product * extent, 1);
+    const values = noise(size, 1000 * seed + i).map((x) => (name.includes('norm') ? 1 + 0.3 * x : 0.35 * x));
+    const exact = tf.tensor(values, [...shape]);
+    const stored = toRaw(exact, dtype);
+    exact.dispose();
+    return [name, stored] as const;
   });
+  return new Map(weights);
 }
 
 export function tinyLlama(settings: Partial<LlamaConfig> = {}, dtype: WeightDtype = 'float32', seed = 1): Llama {

@@ -23,8 +23,8 @@ export async function registerBackend(runtime: Runtime): Promise<void> {
   legacy.isNullOrUndefined ??= (x: unknown) => x === null || x === undefined;
   legacy.isArray ??= Array.isArray;
   // Only here, because it takes 0.2 s to load.
-  const { NodeJSKernelBackend } = await import('./tfjs-kernels.ts');
-  backend = new NodeJSKernelBackend(binding(runtime) as never, '@blockwise/tensorflow') as unknown as KernelBackend;
+  const { createKernelBackend } = await import('./tfjs-kernels.ts');
+  backend = createKernelBackend(binding(runtime)) as KernelBackend;
   refuseDisposed(backend);
   tf.registerBackend('tensorflow', () => backend!, 3);
   registerGather();

@@ -27,7 +27,8 @@ let functions = 0;
 /**
  * Compiles `body`, TensorFlow.js code over tensors (autodiff included), into TensorFlow graph functions: traced once per combination of
  * input shapes and dtypes, then called as one operation. Whatever `body` reads from JavaScript is frozen at the first trace, so values
- * that change from call to call have to be inputs. Small outside tensors become constants; a larger one throws a TensorUseError.
+ * that change from call to call have to be inputs. Small outside tensors, and large ones of one value throughout, become
+ * constants; any other throws a TensorUseError.
  *
  * The function is called by its name: calling it through PartitionedCall would run the graph optimiser, whose remapper replaces
  * attention by a reference kernel forty times slower.

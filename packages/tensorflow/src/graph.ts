@@ -1,6 +1,7 @@
-import { setAttributes, type Attribute } from './attributes.ts';
+import { int64s, setAttributes, type Attribute } from './attributes.ts';
+import { dtypes, elementCount } from './dtypes.ts';
 import { TensorUseError, tensorFlowError } from './errors.ts';
-import { cstring, type GraphOutput, type Pointer, type TensorFlowFunctions } from './library.ts';
+import { cstring, libc, type GraphOutput, type Pointer, type TensorFlowFunctions } from './library.ts';
 
 /** A value inside a graph under construction: which output of which node, its TF_DataType code and its shape. */
 export interface Symbol {
@@ -24,7 +25,7 @@ const listInputs: Record<string, 'all' | 'all but last'> = {
   Pack: 'all',
 };
 
-/** A larger array inside a compiled function would be copied into the graph: it has to be an input instead. */
+/** A larger array inside a compiled function would be copied into the graph: it has to be an input instead, or of one value. */
 const largestConstantBytes = 4096;
 
 /** TF_Output arrays as C lays them out: 8 bytes of pointer, 4 of index, 4 of padding. */
@@ -35,6 +36,14 @@ function packOutputs(outputs: readonly GraphOutput[]): Buffer {
     bytes.writeInt32LE(index, 16 * i + 8);
   });
   return bytes;
+}
+
+/** The bytes of the element that fills a tensor throughout, or undefined. */
+function repeatedElement(data: Pointer, bytes: number, elementBytes: number): Buffer | undefined {
+  const contents = Buffer.alloc(bytes);
+  libc.copyOut(contents, data, bytes);
+  const [tail, head] = [contents.subarray(elementBytes), contents.subarray(0, bytes - elementBytes)];
+  return tail.equals(head) ? contents.subarray(0, elementBytes) : undefined;
 }
 
 /** A TensorFlow graph being built node by node, to become a function that runs as one operation. */
@@ -101,27 +110,65 @@ export class Graph {
   }
 
   private constant(handle: Pointer): GraphOutput {
-    const { api, status } = this;
+    const { api } = this;
     const tensor = this.resolve(handle);
     try {
       const bytes = api.TF_TensorByteSize(tensor) as number;
-      if (bytes > largestConstantBytes)
+      if (bytes > largestConstantBytes) {
+        const element = repeatedElement(api.TF_TensorData(tensor), bytes, bytes / elementCount(this.shapeOf(handle)));
+        if (element) return this.filled(element, handle);
         throw new TensorUseError(
-          `a tensor of ${bytes} bytes from outside is used inside a compiled function: pass it as an input (only constants up to ${largestConstantBytes} bytes are captured)`,
+          `a tensor of ${bytes} bytes from outside is used inside a compiled function: pass it as an input (only constants up to ${largestConstantBytes} bytes, or of one value throughout, are captured)`,
         );
-      const description = api.TF_NewOperation(this.graph, cstring('Const'), `n${this.nodes++}`);
-      api.TF_SetAttrTensor(description, cstring('value'), tensor, status);
-      api.TF_SetAttrType(description, cstring('dtype'), this.dtypeOf(handle));
-      const oper = api.TF_FinishOperation(description, status) as Pointer;
-      this.check('Const', []);
-      return { oper, index: 0 };
+      }
+      return this.constantOf(tensor, this.dtypeOf(handle));
     } finally {
       api.TF_DeleteTensor(tensor);
     }
   }
 
+  private constantOf(tensor: Pointer, dtype: number): GraphOutput {
+    const { api, status } = this;
+    const description = api.TF_NewOperation(this.graph, cstring('Const'), `n${this.nodes++}`);
+    api.TF_SetAttrTensor(description, cstring('value'), tensor, status);
+    api.TF_SetAttrType(description, cstring('dtype'), dtype);
+    const oper = api.TF_FinishOperation(description, status) as Pointer;
+    this.check('Const', []);
+    return { oper, index: 0 };
+  }
+
+  /** Fill(dims, element): what tf.ones() and tf.zeros() made from JavaScript, as gradients of TensorFlow.js do. */
+  private filled(element: Buffer, handle: Pointer): GraphOutput {
+    const { api, status } = this;
+    const dtype = this.dtypeOf(handle);
+    const dims = int64s(this.shapeOf(handle));
+    const constants = [
+      { values: new Uint8Array(dims.buffer), shape: int64s([dims.length]), type: dtypes.int64.code },
+      { values: element, shape: int64s([]), type: dtype },
+    ].map(({ values, shape, type }) => {
+      const tensor = api.TF_AllocateTensor(type, shape, shape.length, values.length) as Pointer;
+      libc.copyIn(api.TF_TensorData(tensor), values, values.length);
+      const output = this.constantOf(tensor, type);
+      api.TF_DeleteTensor(tensor);
+      return output;
+    });
+    const description = api.TF_NewOperation(this.graph, cstring('Fill'), `n${this.nodes++}`);
+    constants.forEach((constant) => api.TF_AddInput(description, constant));
+    api.TF_SetAttrType(description, cstring('T'), dtype);
+    api.TF_SetAttrType(description, cstring('index_type'), dtypes.int64.code);
+    const oper = api.TF_FinishOperation(description, status) as Pointer;
+    this.check('Fill', []);
+    return { oper, index: 0 };
+  }
+
   private dtypeOf(handle: Pointer): number {
     return this.api.TFE_TensorHandleDataType(handle);
+  }
+
+  private shapeOf(handle: Pointer): number[] {
+    const { api, status } = this;
+    const rank = api.TFE_TensorHandleNumDims(handle, status) as number;
+    return Array.from({ length: rank }, (_, i) => api.TFE_TensorHandleDim(handle, i, status) as number);
   }
 
   private check(type: string, inputs: readonly number[]): void {

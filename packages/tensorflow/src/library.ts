@@ -45,6 +45,8 @@ function bindLibc() {
     mmap: lib.func('int64 mmap(int64 address, size_t bytes, int protection, int flags, int file, int64 offset)'),
     munmap: lib.func('int munmap(int64 address, size_t bytes)'),
     madvise: lib.func('int madvise(int64 address, size_t bytes, int advice)'),
+    dup: lib.func('int dup(int file)'),
+    dup2: lib.func('int dup2(int from, int to)'),
     mallopt: process.platform === 'linux' ? lib.func('int mallopt(int parameter, int value)') : undefined,
     mallocTrim: process.platform === 'linux' ? lib.func('int malloc_trim(size_t pad)') : undefined,
   };

@@ -71,6 +71,11 @@ async function syncFolder(folder: string): Promise<void> {
   await handle.sync().finally(() => handle.close());
 }
 
+/** Whether a folder is a checkpoint by its looks. */
+export function isCheckpoint(folder: string): boolean {
+  return existsSync(join(folder, stateFile));
+}
+
 /** The newest complete checkpoint of a run's folder, or undefined. */
 export function latestCheckpoint(outputDir: string): string | undefined {
   if (!existsSync(outputDir)) return undefined;
@@ -84,7 +89,7 @@ export function latestCheckpoint(outputDir: string): string | undefined {
  */
 export function loadCheckpoint(folder: string, fingerprint: Fingerprint): TrainState {
   const path = join(folder, stateFile);
-  if (!existsSync(path))
+  if (!isCheckpoint(folder))
     throw new UserError(`${folder} is no checkpoint: it has no ${stateFile}. Give a folder named checkpoint-<step>`);
   const file = parse(path);
   const differing = [...new Set([...Object.keys(fingerprint), ...Object.keys(file.fingerprint)])].filter(
@@ -109,15 +114,34 @@ export function loadCheckpoint(folder: string, fingerprint: Fingerprint): TrainS
 }
 
 function parse(path: string): StateFile {
-  let file: StateFile;
+  let file: unknown;
   try {
-    file = JSON.parse(readFileSync(path, 'utf8')) as StateFile;
+    file = JSON.parse(readFileSync(path, 'utf8'));
   } catch (error) {
     throw new UserError(`${path} is damaged (${(error as Error).message}): resume from an older checkpoint`);
   }
-  if (file.version !== version)
-    throw new UserError(`${path}: version ${file.version}, expected ${version}: it was made by another release`);
-  return file;
+  const found = isObject(file) ? file.version : undefined;
+  if (found !== version)
+    throw new UserError(
+      `${path}: version ${JSON.stringify(found)}, expected ${version}: it was made by another release, or by another program`,
+    );
+  const state = file as unknown as StateFile;
+  const expected: [field: keyof StateFile, fits: boolean, shape: string][] = [
+    ['fingerprint', isObject(state.fingerprint), 'an object'],
+    ['step', Number.isSafeInteger(state.step) && state.step >= 1, 'a whole number from 1'],
+    ['data', isObject(state.data), 'an object'],
+    ['optimizer', isObject(state.optimizer), 'an object'],
+    ['steps', Array.isArray(state.steps) && state.steps.length === state.step, 'a list of as many records as steps'],
+    ['validation', Array.isArray(state.validation), 'a list'],
+  ];
+  const problems = expected.filter(([, fits]) => !fits).map(([field, , shape]) => `${field} is not ${shape}`);
+  if (problems.length > 0)
+    throw new UserError(`${path} is damaged (${problems.join('; ')}): resume from an older checkpoint`);
+  return state;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function readTensors(path: string): Map<string, StateTensor> {
@@ -126,8 +150,11 @@ function readTensors(path: string): Map<string, StateTensor> {
   try {
     const read = (offset: number, length: number) => {
       const bytes = new Uint8Array(length);
-      for (let done = 0; done < length;)
-        done += readSync(file, bytes, done, Math.min(length - done, 1 << 30), offset + done);
+      for (let done = 0; done < length;) {
+        const count = readSync(file, bytes, done, Math.min(length - done, 1 << 30), offset + done);
+        if (count === 0) throw new UserError(`${path} ended while it was read: is it still being written?`);
+        done += count;
+      }
       return bytes;
     };
     return new Map(

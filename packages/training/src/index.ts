@@ -1,4 +1,4 @@
-export { latestCheckpoint, loadCheckpoint, saveCheckpoint, type Fingerprint } from './checkpoint.ts';
+export { isCheckpoint, latestCheckpoint, loadCheckpoint, saveCheckpoint, type Fingerprint } from './checkpoint.ts';
 export { UserError } from './user-error.ts';
 export { clipGradientNorm, gradientNorm } from './gradient-norm.ts';
 export { createMicroBatch, disposeMicroBatch, predictingRows, type MicroBatch } from './micro-batch.ts';

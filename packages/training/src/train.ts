@@ -5,6 +5,7 @@ import { clipGradientNorm, gradientNorm } from './gradient-norm.ts';
 import { createMicroBatch, disposeMicroBatch, type MicroBatch } from './micro-batch.ts';
 import { learningRateFactor, type SchedulerType } from './schedulers.ts';
 import { StageWalk, type Gradient } from './stage-walk.ts';
+import { UserError } from './user-error.ts';
 
 /** How to train; names and meanings are those of transformers' TrainingArguments. */
 export interface TrainOptions {
@@ -92,11 +93,19 @@ export interface TrainResult {
 /**
  * Trains: takes batches, walks the stages, gives gradients to the optimizer. BAdam's Algorithm 1 (arXiv 2404.02827) is this loop with a
  * BlockOptimizer, which says what is trained at present and switches in endStep().
- * @throws UserError where the loss is not a number; nothing is updated by that step
+ * @throws UserError where a loss or the gradients' norm is not finite; nothing is updated by that step, and nothing saved after it
  */
 export async function train(parts: TrainParts): Promise<TrainResult> {
+  const walk = new StageWalk(parts.model);
+  try {
+    return await trainWith(walk, parts);
+  } finally {
+    walk.dispose();
+  }
+}
+
+async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResult> {
   const { model, optimizer, batches, options, resume, signal } = parts;
-  const walk = new StageWalk(model);
   const steps = [...(resume?.steps ?? [])];
   const validation = [...(resume?.validation ?? [])];
   const timing = { update: 0, evaluation: 0 };
@@ -115,7 +124,7 @@ export async function train(parts: TrainParts): Promise<TrainResult> {
 
   const evaluate = async (step: number) => {
     const begin = performance.now();
-    const record = { step, loss: await meanLoss(walk, model, parts.validation!) };
+    const record = { step, loss: await meanLoss(walk, model, parts.validation!, step) };
     timing.evaluation += (performance.now() - begin) / 1000;
     validation.push(record);
     parts.onValidation?.(record);
@@ -130,8 +139,9 @@ export async function train(parts: TrainParts): Promise<TrainResult> {
     const factor = learningRateFactor(options.lrSchedulerType, step - 1, options.totalSteps, options.warmupSteps);
     const block = optimizer.currentBlock?.index ?? null;
     optimizer.learningRate = options.learningRate * factor;
-    const result = await trainStep(walk, optimizer, microBatches, options.maxGradNorm);
-    microBatches.forEach(disposeMicroBatch);
+    const result = await trainStep(walk, optimizer, microBatches, options.maxGradNorm).finally(() =>
+      microBatches.forEach(disposeMicroBatch),
+    );
     timing.update += result.updateSeconds;
     gradientBytes = Math.max(gradientBytes, result.gradientBytes);
     const { loss, gradNorm } = result;
@@ -159,7 +169,6 @@ export async function train(parts: TrainParts): Promise<TrainResult> {
   const { seconds: compile, variants: compiledVariants } = walk.compilation;
   const { forward, backward } = walk.timing;
   const activationBytes = walk.activationBytes;
-  walk.dispose();
   const interrupted = steps.length < options.totalSteps;
   return {
     ...{ steps, validation, compiledVariants, gradientBytes, activationBytes, interrupted },
@@ -204,6 +213,7 @@ async function trainStep(walk: StageWalk, optimizer: Optimizer, batches: readonl
     loss = await walk.gradients(batches, optimizer.trainable, (gradient) => void gradients.push(gradient));
     gradientBytes = gradients.reduce((sum, [, { size }]) => sum + 4 * size, 0);
     gradNorm = gradientNorm(gradients);
+    if (!Number.isFinite(gradNorm)) throw new UserError(`the norm of the gradients became ${gradNorm}${diverged}`);
     clipGradientNorm(gradients, gradNorm, maxGradNorm).forEach(apply);
   } else {
     loss = await walk.gradients(batches, optimizer.trainable, (gradient) => {
@@ -217,7 +227,13 @@ async function trainStep(walk: StageWalk, optimizer: Optimizer, batches: readonl
   return { loss, gradNorm, updateSeconds, gradientBytes };
 }
 
-/** Mean cross-entropy over all labels of a source's first epoch, in nats. */
+const diverged =
+  ': training stopped. Use a lower learning_rate or max_grad_norm, or more warm-up; resume_from_checkpoint goes on from the last checkpoint';
+
+/**
+ * Mean cross-entropy over all labels of a source's first epoch, in nats.
+ * @throws UserError where it is not finite
+ */
 export async function evaluateLoss(model: StagedModel, source: BatchSource): Promise<number> {
   const walk = new StageWalk(model);
   try {
@@ -227,7 +243,8 @@ export async function evaluateLoss(model: StagedModel, source: BatchSource): Pro
   }
 }
 
-async function meanLoss(walk: StageWalk, model: StagedModel, source: BatchSource): Promise<number> {
+/** @param step steps trained before; 0: the model is as it was given */
+async function meanLoss(walk: StageWalk, model: StagedModel, source: BatchSource, step = 0): Promise<number> {
   let total = 0;
   let count = 0;
   for (const batch of source.epochBatches()) {
@@ -237,5 +254,12 @@ async function meanLoss(walk: StageWalk, model: StagedModel, source: BatchSource
     total += sum;
     count += labels;
   }
-  return total / count;
+  const loss = total / count;
+  if (!Number.isFinite(loss))
+    throw new UserError(
+      step === 0
+        ? `the loss of the model as it was given is ${loss}: its weights are damaged (some are not finite), or its config.json is another model's; get the model again`
+        : `the validation loss after step ${step} became ${loss}${diverged}`,
+    );
+  return loss;
 }

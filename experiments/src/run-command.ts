@@ -1,0 +1,53 @@
+import process from 'node:process';
+import { parseCommandLine } from './command-line.ts';
+import { fineTune } from './fine-tune.ts';
+
+/** Where a command's lines go. */
+export interface CommandStreams {
+  stdout: NodeJS.WriteStream;
+  stderr: NodeJS.WritableStream;
+}
+
+/**
+ * The command from its words to its exit code: 0 done, 2 a mistake in options or files, 130 interrupted (a checkpoint was written), 1
+ * anything else. Errors go to stderr: a user's error as its message alone, a bug with its stack.
+ */
+export async function runCommand(words: readonly string[], streams: CommandStreams = process): Promise<number> {
+  const { stdout, stderr } = streams;
+  const interrupt = new AbortController();
+  const stopListening = onInterrupt(interrupt, stderr);
+  try {
+    const commandLine = parseCommandLine(words);
+    if (commandLine.kind === 'help') {
+      stdout.write(commandLine.text);
+      return 0;
+    }
+    for (const warning of commandLine.warnings) stderr.write(`warning: ${warning}\n`);
+    const { options, command } = commandLine;
+    const { interrupted } = await fineTune(options, command, { signal: interrupt.signal, stream: stdout });
+    return interrupted ? 130 : 0;
+  } catch (error) {
+    const isUserError = (error as Error).name === 'UserError';
+    stderr.write(isUserError ? `error: ${(error as Error).message}\n` : `${(error as Error).stack}\n`);
+    return isUserError ? 2 : 1;
+  } finally {
+    stopListening();
+  }
+}
+
+/** One Ctrl-C arrives several times: from the terminal, from nx, from npm. Within so many milliseconds they are one. */
+const oneInterrupt = 1000;
+
+/** The first signal stops the run after the step in hand; a later one stops the process at once. */
+function onInterrupt(interrupt: AbortController, stderr: NodeJS.WritableStream): () => void {
+  let first = 0;
+  const onSignal = () => {
+    if (!interrupt.signal.aborted) {
+      first = performance.now();
+      stderr.write('\nstopping after this step, with a checkpoint; once more to stop at once\n');
+      interrupt.abort();
+    } else if (performance.now() - first > oneInterrupt) process.exit(130);
+  };
+  process.on('SIGINT', onSignal).on('SIGTERM', onSignal);
+  return () => void process.off('SIGINT', onSignal).off('SIGTERM', onSignal);
+}
