@@ -1,19 +1,18 @@
 import { generate, llamaDecoder, type Llama } from '@blockwise/model-zoo';
 import type { PreparedData } from './prepare-data.ts';
 
-/** The model's greedy answer to a prompt's tokens, up to its end token or `maxNewTokens`. */
-export async function answer(
-  model: Llama,
-  data: PreparedData,
-  prompt: readonly number[],
-  maxNewTokens: number,
-): Promise<string> {
-  const { tokenizer, template } = data;
+/** The model's greedy answers to prompts, each up to its end token or `maxNewTokens`. */
+export type Answerer = (prompts: readonly (readonly number[])[], maxNewTokens: number) => Promise<string[]>;
+
+/** Makes a model answer, as it is at the time of asking: one decoder, compiled once, serves before and after training. */
+export function createAnswerer(model: Llama, { tokenizer, template }: PreparedData): Answerer {
+  const decoder = llamaDecoder(model);
   const stop = new Set([...template.stopTokenIds, ...(tokenizer.eos ? [tokenizer.eos.id] : [])]);
-  const { text } = await generate(llamaDecoder(model), prompt, {
-    maxNewTokens,
-    eosTokenIds: [...stop],
-    decode: (ids) => tokenizer.decode([...ids], { skipSpecialTokens: true }),
-  });
-  return text;
+  const decode = (ids: readonly number[]) => tokenizer.decode([...ids], { skipSpecialTokens: true });
+  return async (prompts, maxNewTokens) => {
+    const answers: string[] = [];
+    for (const prompt of prompts)
+      answers.push((await generate(decoder, prompt, { maxNewTokens, eosTokenIds: [...stop], decode })).text);
+    return answers;
+  };
 }

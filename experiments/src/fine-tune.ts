@@ -20,7 +20,7 @@ import {
 } from '@blockwise/training';
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { answer } from './answer.ts';
+import { createAnswerer, type Answerer } from './answer.ts';
 import { createOptimizer, type ChosenOptimizer } from './create-optimizer.ts';
 import { embedded, repository } from './embedded.ts';
 import { openJsonLog } from './json-log.ts';
@@ -150,7 +150,8 @@ async function run(options: Options, outputDir: string, ongoing: OngoingRecord, 
   const state = checkpoint ? loadCheckpoint(checkpoint, fingerprint) : undefined;
   note(describeRun(options, opened, chosen, data, settings, planned));
 
-  const samples = await answerSamples(opened, data, options, checkpoint ? modelFolder : undefined);
+  const answers = createAnswerer(opened.model, data);
+  const samples = await answerBefore(answers, data, options, checkpoint ? modelFolder : undefined);
   ongoing.begin(state);
   resetPeakMemory();
   const meter = new MemoryMeter();
@@ -172,8 +173,8 @@ async function run(options: Options, outputDir: string, ongoing: OngoingRecord, 
     : await evaluateOnly(opened, data);
   const peaks = meter.stop();
 
-  const after = result.interrupted ? samples.map(() => null) : await answerAll(opened, data, samples.map(({ ids }) => ids)); // prettier-ignore
-  const answers = samples.map(({ prompt, before }, i) => ({ prompt, before, after: after[i] }));
+  const prompts = samples.map(({ ids }) => ids);
+  const after = result.interrupted ? [] : await answers(prompts, sampleTokens);
   if (options.doTrain && !result.interrupted) await saveLlama(join(outputDir, 'model'), opened, modelFolder);
   const seconds = (performance.now() - begin) / 1000;
   const finished = finishedRecord(ongoing.record, {
@@ -183,9 +184,8 @@ async function run(options: Options, outputDir: string, ongoing: OngoingRecord, 
     result,
     planned,
     peaks,
-    samples: answers,
+    samples: samples.map(({ prompt, before }, i) => ({ prompt, before, after: after[i] ?? null })),
     seconds,
-    modelFolder,
   });
   showEnd(note, finished, outputDir);
   chosen.optimizer.dispose();
@@ -289,29 +289,23 @@ interface Sample {
   before: string;
 }
 
-/** Answers of the model as it was before training (in a resumed run: of the original weights). */
-async function answerSamples(
-  opened: OpenedLlama,
+/** Answers of the model as it was before training (in a resumed run: of the `original` weights). */
+async function answerBefore(
+  answers: Answerer,
   data: PreparedData,
   options: Options,
   original?: string,
 ): Promise<Sample[]> {
   const source: Example[] = data.validation.length > 0 ? data.validation : data.train;
   const prompts = source.slice(0, sampleCount).map(promptOf);
-  const model = original ? openLlama(original, { dtype: options.bf16 ? 'bfloat16' : 'float32' }) : opened;
-  const answers = await answerAll(model, data, prompts);
-  if (original) model.model.dispose();
+  const untrained = original ? openLlama(original, { dtype: options.bf16 ? 'bfloat16' : 'float32' }) : undefined;
+  const before = await (untrained ? createAnswerer(untrained.model, data) : answers)(prompts, sampleTokens);
+  untrained?.model.dispose();
   return prompts.map((ids, i) => ({
     ids,
     prompt: data.tokenizer.decode(ids, { skipSpecialTokens: true }),
-    before: answers[i],
+    before: before[i],
   }));
-}
-
-async function answerAll({ model }: OpenedLlama, data: PreparedData, prompts: number[][]): Promise<string[]> {
-  const answers: string[] = [];
-  for (const prompt of prompts) answers.push(await answer(model, data, prompt, sampleTokens));
-  return answers;
 }
 
 interface TrainingParts {

@@ -13,6 +13,7 @@ export {
 export type { LlamaConfig, ParameterCount, RopeParameters, WeightDtype } from './config.ts';
 export { llamaConfigJson, parseLlamaConfig, readLlamaConfig, writeConfig } from './config-file.ts';
 export type { LlamaConfigFile } from './config-file.ts';
+export { freshLlama, saveFreshLlama, type FreshOptions } from './fresh-weights.ts';
 export { generate, streamGeneration } from './generation.ts';
 export type { CachedDecoder, GeneratedToken, Generation, GenerationOptions } from './generation.ts';
 export type { JsonObject } from './json-object.ts';
@@ -22,7 +23,16 @@ export { readSafetensorsHeader, writeSafetensors } from './safetensors.ts';
 export type { SafetensorsEntry, SafetensorsHeader, WritableTensor } from './safetensors.ts';
 export { matchWeights, openWeights, saveWeights } from './weights.ts';
 export type { WeightEntry, Weights } from './weights.ts';
-export { attention, embedding, linear, rmsNorm, rotary, swiglu } from './layers.ts';
+export {
+  attention,
+  embedding,
+  linear,
+  recordProducts,
+  replayProducts,
+  rmsNorm,
+  rotary,
+  swiglu,
+} from './layers.ts';
 export { createLlama, type Llama } from './llama.ts';
 export { llamaDecoder, type LlamaCache } from './llama-decoder.ts';
 export { openLlama, saveLlama, type OpenedLlama } from './llama-files.ts';

@@ -34,6 +34,47 @@ function batchMatMul(a: tf.Tensor, b: tf.Tensor, transposeA = false, transposeB 
 /** Sums the rows of [N, H] into [H]. */
 const sumRows = (x: tf.Tensor) => tf.sum(x, 0);
 
+/** Products of linear layers, recorded in one run of a stage to be replayed in another. */
+interface Products {
+  readonly replay: boolean;
+  readonly values: tf.Tensor[];
+  next: number;
+}
+
+let products: Products | undefined;
+
+function withProducts<T>(own: Products, body: () => T): T {
+  const outer = products;
+  products = own;
+  try {
+    return body();
+  } finally {
+    products = outer;
+  }
+}
+
+/**
+ * Runs `body` and also returns the products x W^T of its linear layers but the last, in order: with them a second run, for the gradients,
+ * needs none of the large multiplications. The last product only makes the result, which no gradient needs.
+ */
+export function recordProducts<T>(body: () => T): { value: T; products: tf.Tensor[] } {
+  const own: Products = { replay: false, values: [], next: 0 };
+  const value = withProducts(own, body);
+  return { value, products: own.values.slice(0, -1) };
+}
+
+/** Runs `body` with recorded products in place of multiplications; those beyond the record are computed. Gradients are the same. */
+export function replayProducts<T>(values: tf.Tensor[], body: () => T): T {
+  return withProducts({ replay: true, values, next: 0 }, body);
+}
+
+function productOf(x: tf.Tensor, weight: tf.Tensor): tf.Tensor {
+  if (products?.replay && products.next < products.values.length) return tf.clone(products.values[products.next++]);
+  const y = matMul2d(x, weight, false, true);
+  if (products && !products.replay) products.values.push(y);
+  return y;
+}
+
 /**
  * y = x W^T + b.
  * @param x float32 [N, inputs]
@@ -45,7 +86,7 @@ export function linear(x: tf.Tensor2D, weight: tf.Tensor, bias?: tf.Tensor): tf.
   const product = differentiable((save, x, weight) => {
     save([x, weight]);
     return {
-      value: matMul2d(x, weight, false, true),
+      value: productOf(x, weight),
       gradFunc: (dy, [x, weight]) => [matMul2d(dy, weight), matMul2d(dy, x, true)],
     };
   });

@@ -28,7 +28,7 @@ export async function registerBackend(runtime: Runtime): Promise<void> {
   refuseDisposed(backend);
   tf.registerBackend('tensorflow', () => backend!, 3);
   registerGather();
-  tf.setBackend('tensorflow');
+  await tf.setBackend('tensorflow');
 }
 
 /** TensorFlow.js lets a disposed tensor into an operation, which then fails on its missing data in words that say nothing. */

@@ -1,4 +1,12 @@
-import { callStage, stageInputs, type Context, type Stage, type StageWeights } from '@blockwise/model-zoo';
+import {
+  callStage,
+  recordProducts,
+  replayProducts,
+  stageInputs,
+  type Context,
+  type Stage,
+  type StageWeights,
+} from '@blockwise/model-zoo';
 import { compile, sparseSoftmaxCrossEntropy, tf, type AnyTensor, type CompiledFunction } from '@blockwise/tensorflow';
 
 /**
@@ -8,20 +16,29 @@ import { compile, sparseSoftmaxCrossEntropy, tf, type AnyTensor, type CompiledFu
 export class StageFunctions {
   private readonly compiled = new Map<string, CompiledFunction>();
 
-  /** y = stage(x). Borrows x and context. */
-  async forward(stage: Stage, x: tf.Tensor, context: Context): Promise<tf.Tensor> {
-    const fn = this.function(`forward ${stage.kind}`, (...inputs) => {
+  /**
+   * y = stage(x). With `keep` also the products of its linear layers, for backward(). Borrows x and context.
+   */
+  async forward(
+    stage: Stage,
+    x: tf.Tensor,
+    context: Context,
+    keep = false,
+  ): Promise<{ y: tf.Tensor; products: tf.Tensor[] }> {
+    const fn = this.function(`forward ${stage.kind} ${keep}`, (...inputs) => {
       const { weights, rest } = stageInputs(stage, inputs);
       const [x, ...context] = rest;
-      return [stage.forward(weights, x, context)];
+      if (!keep) return [stage.forward(weights, x, context)];
+      const { value, products } = recordProducts(() => stage.forward(weights, x, context));
+      return [value, ...products];
     });
-    const [y] = await callStage(fn, stage, [x, ...context]);
-    return y;
+    const [y, ...products] = await callStage(fn, stage, [x, ...context]);
+    return { y, products };
   }
 
   /**
-   * Runs the stage again and returns the vector-Jacobian products of dy: for its input where asked, and for the weights named in
-   * `trained` (names inside the stage). Nothing else is computed.
+   * Runs the stage again (of the linear layers only what `products` lacks) and returns the vector-Jacobian products of dy: for its input
+   * where asked, and for the weights named in `trained` (names inside the stage). Nothing else is computed. Borrows all.
    */
   async backward(
     stage: Stage,
@@ -30,13 +47,17 @@ export class StageFunctions {
     context: Context,
     trained: readonly string[],
     inputGradient: boolean,
+    products: readonly tf.Tensor[] = [],
   ): Promise<{ dx: tf.Tensor | undefined; gradients: tf.Tensor[] }> {
-    const fn = this.function(`backward ${stage.kind} ${inputGradient} ${trained}`, (...inputs) => {
+    const fn = this.function(`backward ${stage.kind} ${inputGradient} ${trained} ${products.length}`, (...inputs) => {
       const { weights, rest } = stageInputs(stage, inputs);
-      const [x, dy, ...context] = rest;
-      return gradients(weights, trained, x, inputGradient, (w, x) => stage.forward(w, x, context), dy).grads;
+      const [x, dy] = rest;
+      const context = rest.slice(2, rest.length - products.length);
+      const kept = rest.slice(rest.length - products.length);
+      const run = (w: StageWeights, x: tf.Tensor) => replayProducts(kept, () => stage.forward(w, x, context));
+      return gradients(weights, trained, x, inputGradient, run, dy).grads;
     });
-    const results = await callStage(fn, stage, [x, dy, ...context]);
+    const results = await callStage(fn, stage, [x, dy, ...context, ...products]);
     return { dx: inputGradient ? results.shift() : undefined, gradients: results };
   }
 

@@ -7,11 +7,13 @@ import { UserError } from './user-error.ts';
 /** A gradient the moment it is complete; owned by the receiver. */
 export type Gradient = readonly [name: string, gradient: tf.Tensor];
 
-/** The inputs of the stages from the lowest trained one up, the head's last. */
+/** What one micro-batch's forward run left for its backward run; undefined below the lowest trained stage. */
 interface Pass {
   readonly batch: MicroBatch;
-  /** inputs[i]: what stage i was given; undefined below the lowest trained stage. */
+  /** inputs[i]: what stage i was given; the head's is the last. */
   readonly inputs: (tf.Tensor | undefined)[];
+  /** products[i]: the products of stage i's linear layers, where they are kept. */
+  readonly products: tf.Tensor[][];
 }
 
 /** Seconds spent in each half of a step. */
@@ -26,19 +28,38 @@ const maximumLogitBytes = 64 * 2 ** 20;
 const rowMultiple = 64;
 const maximumRows = 1024;
 
+/** Products of linear layers kept where nothing else is said: a quarter of the weights' bytes, or this, whichever is more. */
+const standardKeptBytes = 256 * 2 ** 20;
+
+/** How a StageWalk trades memory for time. */
+export interface StageWalkOptions {
+  /**
+   * Bytes that may hold the products of linear layers from the forward to the backward run of a step, topmost stages first. A stage whose
+   * products are kept repeats only its cheap operations in the backward run; 0 repeats everything (gradient checkpointing as in BAdam's
+   * paper, appendix B). Default: a quarter of the weights' bytes, at least 256 MiB. The gradients are the same bits either way.
+   */
+  keptBytes?: number;
+}
+
 /**
- * Walks a model's stages: forward keeps only each stage's input; backward goes from the top, runs each stage again, and stops at the lowest
+ * Walks a model's stages: forward keeps each stage's input; backward goes from the top, runs each stage again, and stops at the lowest
  * stage with a trained weight (BAdam, arXiv 2404.02827, section 2.2: no gradient is computed that no update needs). With several
  * micro-batches all of them pass a stage before the walk moves down, so the gradients of one stage are alive at a time.
  */
 export class StageWalk {
   private readonly functions = new StageFunctions();
   readonly timing: WalkTiming = { forward: 0, backward: 0 };
-  /** The most bytes that stage inputs kept for the backward pass took together. */
+  /** The most bytes that what is kept for the backward run took together. */
   activationBytes = 0;
   private readonly rowsPerPiece: number;
+  private readonly keptBytes: number;
 
-  constructor(private readonly model: StagedModel) {
+  constructor(
+    private readonly model: StagedModel,
+    { keptBytes }: StageWalkOptions = {},
+  ) {
+    const weightBytes = [...model.parameters.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
+    this.keptBytes = keptBytes ?? Math.max(standardKeptBytes, weightBytes / 4);
     const head = model.stages[model.stages.length - 1];
     const vocabulary = Math.max(
       ...[...head.parameters.values()].map(({ shape }) => (shape.length === 2 ? shape[0] : 1)),
@@ -54,7 +75,7 @@ export class StageWalk {
   /** Mean cross-entropy over all labels of some batches would divide this sum by `labels`: nats, no gradients. */
   async lossSum(batch: MicroBatch): Promise<{ sum: number; labels: number }> {
     const head = this.model.stages.length - 1;
-    const { inputs } = await this.forward(batch, head);
+    const { inputs } = await this.forward(batch, head, head);
     const hidden = inputs[head]!;
     let sum = 0;
     for (const piece of this.pieces(batch)) {
@@ -84,9 +105,11 @@ export class StageWalk {
     const labels = batches.reduce((sum, { targets }) => sum + targets.length, 0);
     const begin = performance.now();
     const passes: Pass[] = [];
-    for (const batch of batches) passes.push(await this.forward(batch, lowest));
+    const keepFrom = this.lowestKept(batches, lowest);
+    for (const batch of batches) passes.push(await this.forward(batch, lowest, keepFrom));
     const middle = performance.now();
-    const kept = passes.flatMap(({ inputs }) => inputs).reduce((sum, x) => sum + 4 * (x?.size ?? 0), 0);
+    const all = passes.flatMap(({ inputs, products }) => [...inputs, ...products.flat()]);
+    const kept = all.reduce((sum, x) => sum + 4 * (x?.size ?? 0), 0);
     this.activationBytes = Math.max(this.activationBytes, kept);
 
     let loss = 0;
@@ -102,9 +125,10 @@ export class StageWalk {
           loss += result.loss;
           next.push(result.dx);
         } else {
-          next.push(await this.stageGradients(stage, pass, x, upper[i]!, trained, index > lowest, open));
+          next.push(await this.stageGradients(index, pass, upper[i]!, trained, index > lowest, open));
         }
         if (index > 0) x.dispose();
+        tf.dispose(pass.products[index] ?? []);
       }
       upper = next;
       if (!Number.isFinite(loss)) throw new UserError(notFinite(loss));
@@ -115,32 +139,46 @@ export class StageWalk {
     return loss;
   }
 
-  /** Runs all stages but the head, keeping the inputs of stages from `lowest` up. */
-  private async forward(batch: MicroBatch, lowest: number): Promise<Pass> {
+  /** The lowest stage whose products fit into keptBytes together with those of all stages above it, over all micro-batches. */
+  private lowestKept(batches: readonly MicroBatch[], lowest: number): number {
+    const { stages } = this.model;
+    const rows = batches.reduce((sum, { ids }) => sum + ids.size, 0);
+    let left = this.keptBytes;
+    let index = stages.length - 1;
+    while (index > Math.max(lowest, 1) && (left -= 4 * rows * productWidth(stages[index - 1])) >= 0) index--;
+    return index;
+  }
+
+  /** Runs all stages but the head, keeping the inputs of stages from `lowest` up and the products of those from `keepFrom` up. */
+  private async forward(batch: MicroBatch, lowest: number, keepFrom: number): Promise<Pass> {
     const { stages } = this.model;
     const inputs: (tf.Tensor | undefined)[] = [];
+    const products: tf.Tensor[][] = [];
     let x: tf.Tensor = batch.ids;
     for (let i = 0; i < stages.length - 1; i++) {
       inputs.push(i >= lowest ? x : undefined);
-      const y = await this.functions.forward(stages[i], x, batch.context);
+      const result = await this.functions.forward(stages[i], x, batch.context, i >= keepFrom);
+      products.push(result.products);
       if (i > 0 && i < lowest) x.dispose();
-      x = y;
+      x = result.y;
     }
     inputs.push(x);
-    return { batch, inputs };
+    return { batch, inputs, products };
   }
 
   private async stageGradients(
-    stage: Stage,
-    { batch }: Pass,
-    x: tf.Tensor,
+    index: number,
+    { batch, inputs, products }: Pass,
     dy: tf.Tensor,
     trained: ReadonlySet<string>,
     inputGradient: boolean,
     open: Map<string, tf.Tensor>,
   ): Promise<tf.Tensor | undefined> {
+    const stage = this.model.stages[index];
     const names = localNames(stage, trained);
-    const { dx, gradients } = await this.functions.backward(stage, x, dy, batch.context, names, inputGradient);
+    const { dx, gradients } = await this.functions.backward(
+      ...([stage, inputs[index]!, dy, batch.context, names, inputGradient, products[index]] as const),
+    );
     dy.dispose();
     names.forEach((name, i) => accumulate(open, stage.parameters.get(name)!.name, gradients[i]));
     return dx;
@@ -192,6 +230,12 @@ export class StageWalk {
 const notFinite = (loss: number) =>
   `the loss became ${loss}: training stopped before an update was made with it. Use a lower learning_rate or max_grad_norm, or more warm-up; ` +
   `resume_from_checkpoint goes on from the last checkpoint`;
+
+/** Outputs of a stage's linear layers together, per row; the last one's is not kept. */
+function productWidth({ parameters }: Stage): number {
+  const widths = [...parameters.values()].filter(({ shape }) => shape.length === 2).map(({ shape }) => shape[0]);
+  return widths.slice(0, -1).reduce((sum, width) => sum + width, 0);
+}
 
 interface Piece {
   readonly rows: Int32Array;

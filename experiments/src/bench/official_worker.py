@@ -1,0 +1,83 @@
+"""PyTorch's side of bench-official, in a process of its own: official_worker.py <job.json> official|fastest.
+
+official: badam's BlockOptimizer as its readme uses it, on a bfloat16 model with gradient checkpointing. (Without re-entrance, which lets
+the backward pass stop at the trained block; the re-entrant form would go on to the embedding.) fastest: the same optimizer and block in
+float32, nothing recomputed. See train-job.ts for what comes in and goes out.
+"""
+
+import json
+import platform
+import re
+import sys
+import time
+
+import badam
+import torch
+import transformers
+from importlib.metadata import version
+
+LEARNING_RATE = 1e-5
+
+
+def memory(field):
+    with open("/proc/self/status") as status:
+        return 1024 * int(re.search(rf"^{field}:\s+(\d+) kB", status.read(), re.M).group(1))
+
+
+def report(value):
+    print("@bench " + json.dumps(value), flush=True)
+
+
+def tensors(batch):
+    shape = (batch["batchSize"], batch["length"])
+    rows = torch.tensor(batch["rowTokens"]).unsqueeze(1)
+    return {
+        "input_ids": torch.tensor(batch["inputIds"]).view(shape),
+        "labels": torch.tensor(batch["labels"]).view(shape),
+        "attention_mask": (torch.arange(batch["length"]).unsqueeze(0) < rows).long(),
+    }
+
+
+def main(path, side):
+    with open(path) as file:
+        job = json.load(file)
+    base = memory("VmRSS")
+    begin = time.perf_counter()
+    torch.manual_seed(job["weights"]["seed"])
+    config = transformers.LlamaConfig(**{k: v for k, v in job["hf"].items() if k not in ("torch_dtype", "architectures")})
+    config.use_cache = False
+    dtype = torch.bfloat16 if side == "official" else torch.float32
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model.train()
+    if side == "official":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer = badam.BlockOptimizer(
+        base_optimizer=torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE),
+        named_parameters_list=list(model.named_parameters()),
+        switch_block_every=1_000_000,
+        switch_mode="fixed",
+        start_block=job["block"],
+        verbose=1,
+    )
+    load_seconds = time.perf_counter() - begin
+
+    def step(batch):
+        loss = model(**tensors(batch)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    for batch in job["warmUp"]:
+        step(batch)
+    versions = {name: version(name) for name in ("badam", "torch", "transformers")}
+    versions |= {"python": platform.python_version(), "torchThreads": str(torch.get_num_threads())}
+    report({"versions": versions, "baseBytes": base, "loadSeconds": load_seconds, "peakResident": memory("VmHWM")})
+    for count, _line in enumerate(sys.stdin):
+        begin = time.perf_counter()
+        for batch in job["rounds"][count % len(job["rounds"])]:
+            loss = step(batch)
+        report({"seconds": time.perf_counter() - begin, "loss": loss, "peakResident": memory("VmHWM")})
+
+
+main(*sys.argv[1:])

@@ -1,0 +1,72 @@
+/**
+ * Our side of a benchmark, in a process of its own: `train-worker.ts <job.json>`. One step is what training does: the walk's gradients go
+ * to the optimizer the moment they exist. See train-job.ts for what comes in and goes out.
+ */
+import { freshLlama, openLlama, type Llama } from '@blockwise/model-zoo';
+import { adamW, BlockOptimizer, type Optimizer } from '@blockwise/optimizers';
+import { describeEngine, initTensorFlow, MemoryMeter, readMemory } from '@blockwise/tensorflow';
+import { createMicroBatch, disposeMicroBatch, StageWalk } from '@blockwise/training';
+import { readFileSync } from 'node:fs';
+import process from 'node:process';
+import { createInterface } from 'node:readline';
+import { reportMark, type JobBatch, type Ready, type Round, type TrainJob } from './train-job.ts';
+
+const learningRate = 1e-5;
+
+const report = (value: Ready | Round) => process.stdout.write(`${reportMark}${JSON.stringify(value)}\n`);
+
+function load({ config, weights, dtype }: TrainJob): Llama {
+  return 'folder' in weights
+    ? openLlama(weights.folder, { dtype }).model
+    : freshLlama(config, { seed: weights.seed, dtype });
+}
+
+function createOptimizer(model: Llama, block: number | null): Optimizer {
+  const parameters = [...model.parameters.values()];
+  if (block === null) return adamW({ learningRate })(parameters);
+  const fixed = { switchMode: 'fixed', startBlock: block, switchBlockEvery: 1_000_000 } as const;
+  return new BlockOptimizer(adamW({ learningRate }), parameters, fixed);
+}
+
+async function trainStep(model: Llama, walk: StageWalk, optimizer: Optimizer, batch: JobBatch): Promise<number> {
+  const micro = createMicroBatch(model, {
+    ...{ batchSize: batch.batchSize, length: batch.length, tokens: 0, labelTokens: 0, exampleIndices: [] },
+    inputIds: Int32Array.from(batch.inputIds),
+    labels: Int32Array.from(batch.labels),
+    positionIds: Int32Array.from(batch.positionIds),
+    segmentIds: batch.segmentIds ? Int32Array.from(batch.segmentIds) : undefined,
+  });
+  optimizer.beginStep();
+  const loss = await walk.gradients([micro], optimizer.trainable, ([name, gradient]) => {
+    optimizer.update(name, gradient);
+    gradient.dispose();
+  });
+  optimizer.endStep();
+  disposeMicroBatch(micro);
+  return loss;
+}
+
+const job = JSON.parse(readFileSync(process.argv[2], 'utf8')) as TrainJob;
+await initTensorFlow();
+const meter = new MemoryMeter();
+const { resident: baseBytes } = readMemory();
+const begin = performance.now();
+const model = load(job);
+const optimizer = createOptimizer(model, job.block);
+const loadSeconds = (performance.now() - begin) / 1000;
+const walk = new StageWalk(model);
+const step = (batch: JobBatch) => trainStep(model, walk, optimizer, batch);
+
+for (const batch of job.warmUp) await step(batch);
+report({
+  versions: { node: process.version, tensorflow: describeEngine().tensorflow },
+  ...{ baseBytes, loadSeconds, peakResident: meter.sample().peakResident },
+  ...{ compileSeconds: walk.compilation.seconds, compiledVariants: walk.compilation.variants },
+});
+let round = 0;
+for await (const _line of createInterface({ input: process.stdin })) {
+  const begin = performance.now();
+  let loss = 0;
+  for (const batch of job.rounds[round++ % job.rounds.length]) loss = await step(batch);
+  report({ seconds: (performance.now() - begin) / 1000, loss, ...meter.sample() });
+}

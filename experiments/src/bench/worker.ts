@@ -1,0 +1,76 @@
+import { spawn } from 'node:child_process';
+import process from 'node:process';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { reportMark, writeJob, type Ready, type Round, type TrainJob } from './train-job.ts';
+
+/** A process that loaded and warmed up, and makes one round whenever it is asked. */
+export interface Worker {
+  readonly name: string;
+  readonly ready: Ready;
+  round(): Promise<Round>;
+  /** Lets the process end and waits for it. */
+  end(): Promise<void>;
+}
+
+/** The words that run one of our own scripts. */
+export function scriptCommand(script: string, ...words: string[]): string[] {
+  const path = fileURLToPath(new URL(script, import.meta.url));
+  return [process.execPath, '--import', 'tsx', '--conditions=blockwise-source', path, ...words];
+}
+
+/** Starts our side of a job; `prefix` are words before the command, such as a limit's. */
+export function startTraining(name: string, job: TrainJob, prefix: readonly string[] = []): Promise<Worker> {
+  return startWorker(name, [...prefix, ...scriptCommand('train-worker.ts', writeJob('job', job))]);
+}
+
+/**
+ * Starts a worker and waits until it is warm. Its chatter goes to standard error.
+ * @throws Error with the end of its chatter where it ends before it has reported
+ */
+export async function startWorker(name: string, [program, ...words]: readonly string[]): Promise<Worker> {
+  const cwd = fileURLToPath(new URL('../..', import.meta.url));
+  const child = spawn(program, words, { cwd, stdio: ['pipe', 'pipe', 'pipe'] });
+  const waiting: { resolve: (line: string) => void; reject: (error: Error) => void }[] = [];
+  let chatter = '';
+  const note = (line: string) => {
+    chatter = `${chatter}${line}\n`.slice(-4000);
+    process.stderr.write(`  [${name}] ${line}\n`);
+  };
+  createInterface({ input: child.stderr }).on('line', note);
+  createInterface({ input: child.stdout }).on('line', (line) => {
+    if (line.startsWith(reportMark)) waiting.shift()?.resolve(line.slice(reportMark.length));
+    else note(line);
+  });
+  child.stdin.on('error', () => {}); // a worker that died is reported by its exit
+  const ended = new Promise<void>((resolve, reject) => {
+    const fail = (how: string) => {
+      const error = new Error(`the worker ${name} ended with ${how}:\n${chatter}`);
+      waiting.forEach(({ reject }) => reject(error));
+      reject(error);
+    };
+    child.on('error', (error) => fail(error.message));
+    child.on('close', (code, signal) => (code === 0 && waiting.length === 0 ? resolve() : fail(signal ?? `code ${code}`)));
+  });
+  ended.catch(() => {}); // reported through whoever waits
+  const next = async <T>(): Promise<T> => {
+    const line = new Promise<string>((resolve, reject) => waiting.push({ resolve, reject }));
+    await Promise.race([line, ended]);
+    return JSON.parse(await line) as T;
+  };
+
+  const ready = await next<Ready>();
+  return {
+    name,
+    ready,
+    round: () => {
+      const round = next<Round>();
+      child.stdin.write('\n');
+      return round;
+    },
+    end: () => {
+      child.stdin.end();
+      return ended;
+    },
+  };
+}

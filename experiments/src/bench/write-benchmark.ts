@@ -1,0 +1,83 @@
+import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import process from 'node:process';
+import { repository } from '../embedded.ts';
+import { describeMachine, gitCommit, packageVersions } from '../machine.ts';
+import { tiny } from './tiny.ts';
+
+/** A benchmark's result. */
+export interface BenchmarkResult {
+  /** The Nx target: bench-layers. */
+  name: string;
+  title: string;
+  seed: number;
+  /** The line that the benchmark ends with. */
+  figures: object;
+  /** Rows of one table, all with the same keys, which are its heading. */
+  rows: readonly Readonly<Record<string, string | number | null>>[];
+  /** What a reader must know to judge the table: a sentence each. */
+  notes: readonly string[];
+  /** Everything behind the table. */
+  measurements: unknown;
+  /** Of what is not one of this package's dependencies. */
+  versions?: Readonly<Record<string, string>>;
+}
+
+/**
+ * Leaves results/benchmarks/<name>.json and .md (tiny runs: in its folder tiny/, which Git ignores) and prints the figures as the last line.
+ */
+export function writeBenchmark(result: BenchmarkResult): void {
+  const record = {
+    ...{ name: result.name, title: result.title, command: `npx nx run experiments:${result.name}`, seed: result.seed },
+    ...{ date: new Date().toISOString(), commit: gitCommit(), machine: describeMachine() },
+    versions: { node: process.version, ...packageVersions(), ...result.versions },
+    ...{ figures: result.figures, rows: result.rows, notes: result.notes, measurements: result.measurements },
+  };
+  const folder = join(repository, 'results/benchmarks', tiny ? 'tiny' : '');
+  mkdirSync(folder, { recursive: true });
+  writeWhole(join(folder, `${result.name}.json`), `${JSON.stringify(record, undefined, 2)}\n`);
+  writeWhole(join(folder, `${result.name}.md`), markdown(record));
+  process.stderr.write(`written to ${join(folder, result.name)}.md and .json\n`);
+  process.stdout.write(`${JSON.stringify(result.figures)}\n`);
+}
+
+type Record_ = Pick<BenchmarkResult, 'title' | 'rows' | 'notes' | 'seed'> & {
+  command: string;
+  date: string;
+  commit: string | null;
+  machine: ReturnType<typeof describeMachine>;
+  versions: Readonly<Record<string, string>>;
+};
+
+function markdown({ title, rows, notes, command, seed, date, commit, machine, versions }: Record_): string {
+  const heading = Object.keys(rows[0]);
+  const line = (cells: readonly (string | number | null)[]) => `| ${cells.map((cell) => cell ?? '').join(' | ')} |`;
+  const { cpu, cores, memoryBytes, gpu } = machine;
+  return [
+    `# ${title}`,
+    '',
+    line(heading),
+    line(heading.map((_, column) => (column === 0 ? '---' : '---:'))),
+    ...rows.map((row) => line(heading.map((key) => row[key]))),
+    '',
+    ...notes.map((note) => `- ${note}`),
+    `- Command: \`${command}\`; seed ${seed}; ${date.slice(0, 10)}; commit ${commit ?? 'none'}.`,
+    `- Machine: ${cpu}, ${cores} cores, ${(memoryBytes / 1e9).toFixed(1)} GB, ${gpu ?? 'no GPU'}.`,
+    `- Versions: ${Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(', ')}.`,
+    '',
+  ].join('\n');
+}
+
+/** Complete or absent. */
+function writeWhole(path: string, text: string): void {
+  writeFileSync(`${path}.partial`, text);
+  renameSync(`${path}.partial`, path);
+}
+
+/** To `digits` significant ones, for JSON and tables. */
+export function round(value: number, digits = 4): number {
+  return Number(value.toPrecision(digits));
+}
+
+/** Bytes as gigabytes (1e9). */
+export const gigabytes = (bytes: number): number => round(bytes / 1e9);

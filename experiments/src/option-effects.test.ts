@@ -1,0 +1,254 @@
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { command, filesOf, readRecord, scratch, small, words } from './command-run.test-support.ts';
+import { optionTable } from './options.ts';
+
+/** Options that the tests below show to reach what they name, or that other tests do. */
+const shown = new Set<string>([
+  // errors.test.ts: another model, dataset, folder, checkpoint; resume.test.ts: seeds, resuming
+  ...['modelNameOrPath', 'dataset', 'outputDir', 'overwriteOutputDir', 'resumeFromCheckpoint'],
+  // No GPU here: packages/tensorflow has the test of a GPU that is missing.
+  'device',
+]);
+
+let runs = 0;
+/** Runs the small command with more options, and reads what it left. */
+async function run(options = '') {
+  for (const [, name] of options.matchAll(/--(?:no_)?([a-z0-9_]+)/g))
+    shown.add(name.replaceAll(/_(\w)/g, (_, letter: string) => letter.toUpperCase()));
+  const folder = scratch(`run-${++runs}`);
+  const typed = options === '' ? small : [...small, ...words(options)];
+  const result = await command(...typed, '--output_dir', folder);
+  expect(result.stderr.replaceAll(/^warning: .*\n/gm, '')).toBe('');
+  expect(result.code).toBe(0);
+  const record = readRecord(folder);
+  const weights = filesOf(folder).get('model/model.safetensors');
+  return { ...result, folder, record, weights, losses: record.steps.map(({ loss }) => loss) };
+}
+
+let plain: Awaited<ReturnType<typeof run>>;
+beforeAll(async () => {
+  plain = await run();
+});
+
+describe('length of training', () => {
+  it('num_train_epochs may be a fraction: 32 examples in batches of 2 are 16 steps an epoch', async () => {
+    const { record } = await run('--max_steps -1 --num_train_epochs 0.3');
+    expect(record.steps).toHaveLength(5); // ceil(4.8)
+    expect(record.steps.at(-1)!.epoch).toBeCloseTo(5 / 16, 12);
+  });
+
+  it('an epoch ends with a shorter step where accumulation does not divide it', async () => {
+    const { record } = await run('--max_steps -1 --num_train_epochs 2 --gradient_accumulation_steps 12');
+    expect(record.steps.map(({ epoch }) => epoch)).toEqual([0.75, 1, 1.75, 2]);
+  });
+
+  it('per_device_train_batch_size and max_samples count examples', async () => {
+    const { record } = await run('--max_samples 20 --val_size 0.1 --per_device_train_batch_size 3 --max_steps 6');
+    expect(record.data).toMatchObject({ examples: 20, trainExamples: 18, validationExamples: 2 });
+    expect(record.steps.at(-1)!.epoch).toBe(1);
+  });
+
+  it('do_train false only evaluates: no step, no model, the validation loss of the model as it is', async () => {
+    const { record, folder } = await run('--do_train false');
+    expect(record.steps).toEqual([]);
+    expect(record.validation).toEqual([plain.record.validation[0]]);
+    expect(existsSync(join(folder, 'model'))).toBe(false);
+    expect(record.samples[0].after).toBe(record.samples[0].before);
+  });
+});
+
+describe('the learning rate', () => {
+  it.each([
+    ['--lr_scheduler_type cosine', [1, 0.8536, 0.5, 0.1464]],
+    ['--lr_scheduler_type constant_with_warmup --warmup_ratio 0.4', [0, 0.5, 1, 1]], // ceil(1.6) steps
+    ['--lr_scheduler_type linear --warmup_steps 3 --warmup_ratio 0.9', [0, 1 / 3, 2 / 3, 1]],
+  ])('follows %s', async (options, factors) => {
+    const { record } = await run(`${options} --learning_rate 0.01`);
+    record.steps.forEach(({ learningRate }, i) => expect(learningRate / 0.01).toBeCloseTo(factors[i], 4));
+  });
+});
+
+describe('the method', () => {
+  it.each([
+    ['--switch_mode ascending --switch_block_every 1', [0, 1, 2, 3]],
+    ['--switch_mode descending --switch_block_every 1', [3, 2, 1, 0]],
+    ['--switch_mode ascending --switch_block_every 2 --start_block 1', [1, 1, 2, 2]],
+    ['--switch_mode fixed --start_block 2', [2, 2, 2, 2]],
+    // The first block gets a step less, so that of two steps one is left.
+    ['--switch_mode ascending --switch_block_every 2 --compat official', [0, 1, 1, 2]],
+    ['--finetuning_type full', [null, null, null, null]],
+  ])('%s trains blocks %j', async (options, blocks) => {
+    const { record } = await run(options);
+    expect(record.steps.map(({ block }) => block)).toEqual(blocks);
+  });
+
+  it('auto for switch_block_every is 50 on so little data', async () => {
+    const { stdout } = await run('--switch_block_every auto');
+    expect(stdout).toContain('K = 50 steps');
+  });
+
+  it.each([
+    ['--block_partition attention_mlp', 8],
+    ['--block_partition matrix', 28],
+    ['--include_embedding --include_lm_head', 6], // the final norm is all that the tied head has of its own
+  ])('%s makes %i blocks', async (options, blocks) => {
+    expect((await run(`${options} --max_steps 1`)).record.model.blocks).toBe(blocks);
+  });
+});
+
+describe('the update', () => {
+  it.each([
+    '--optim sgd',
+    '--adam_beta1 0.5',
+    '--adam_beta2 0.9',
+    '--adam_epsilon 0.1',
+    '--weight_decay 0.9',
+    '--max_grad_norm 0.001 --optim sgd --learning_rate 1',
+    '--no_bf16 --switch_block_every 1',
+    '--seed 5',
+    '--packing',
+    '--group_by_length --per_device_train_batch_size 4',
+    '--template vanilla',
+    '--cutoff_len 40',
+    '--gradient_accumulation_steps 2',
+  ])('depends on %s', async (options) => {
+    const { losses, weights } = await run(options);
+    expect(losses.slice(1)).not.toEqual(plain.losses.slice(1));
+    expect(weights).not.toEqual(plain.weights);
+  });
+
+  it('max_grad_norm scales gradients down and records their norm before; 0 does neither', async () => {
+    const sgd = '--optim sgd --learning_rate 0.5 --lr_scheduler_type constant --weight_decay 0 --no_bf16';
+    const clipped = await run(`${sgd} --max_grad_norm 0.01`);
+    const free = await run(`${sgd} --max_grad_norm 0`);
+    expect(clipped.record.steps[0].gradNorm).toBeGreaterThan(0.01);
+    expect(free.record.steps.map(({ gradNorm }) => gradNorm)).toEqual([null, null, null, null]);
+    expect(clipped.losses[0]).toBe(free.losses[0]);
+    expect(clipped.losses[1]).not.toBe(free.losses[1]);
+  });
+
+  it('stochastic_rounding changes what a block leaves behind', async () => {
+    const [random, nearest] = [
+      await run('--stochastic_rounding --switch_block_every 1'),
+      await run('--switch_block_every 1'),
+    ];
+    expect(random.losses[0]).toBe(nearest.losses[0]);
+    expect(random.weights).not.toEqual(nearest.weights);
+  });
+
+  it('packing fills rows: fewer of them, no more padding than they leave', async () => {
+    const { record, stdout } = await run('--packing --max_steps -1 --num_train_epochs 1 --cutoff_len 256');
+    const unpacked = await run('--max_steps -1 --num_train_epochs 1 --cutoff_len 256');
+    expect(record.steps.length).toBeLessThan(unpacked.record.steps.length);
+    const tokens = ({ steps }: typeof record) => steps.reduce((sum, step) => sum + step.tokens, 0);
+    expect(tokens(record)).toBe(tokens(unpacked.record));
+    expect(stdout).toContain('row lengths 256');
+  });
+
+  it('stage pt learns plain text', async () => {
+    const { record } = await run(`--stage pt --dataset ${textDataset()}`);
+    expect(record.data.labelTokens).toBe(48 * record.data.trainExamples);
+  });
+});
+
+function textDataset(): string {
+  const path = scratch('texts.jsonl');
+  const line = JSON.stringify({ text: 'Once upon a time there was a frog. It had four legs. '.repeat(40) });
+  writeFileSync(path, `${line}\n`.repeat(8));
+  return path;
+}
+
+describe('evaluation', () => {
+  const at = async (options: string) => (await run(options)).record.validation.map(({ step }) => step);
+  it.each([
+    ['--evaluation_strategy no', []],
+    ['--evaluation_strategy steps --eval_steps 3', [0, 3, 4]],
+    ['--eval_strategy epoch --per_device_train_batch_size 16', [0, 2, 4]],
+    ['--val_size 0', []],
+  ])('%s: after steps %j', async (options, steps) => expect(await at(options)).toEqual(steps));
+
+  it('per_device_eval_batch_size does not change the mean over labels', async () => {
+    const { record } = await run('--per_device_eval_batch_size 3');
+    record.validation.forEach(({ loss }, i) => expect(loss).toBeCloseTo(plain.record.validation[i].loss!, 4));
+  });
+});
+
+describe('output', () => {
+  const checkpoints = (folder: string) =>
+    readdirSync(folder)
+      .filter((name) => name.startsWith('checkpoint-'))
+      .sort();
+
+  it('save_steps: none at 0, else every so many, the last step being the model itself', async () => {
+    expect(checkpoints((await run('--save_steps 0')).folder)).toEqual([]);
+    expect(checkpoints((await run('--save_steps 1')).folder)).toEqual(['checkpoint-1', 'checkpoint-2', 'checkpoint-3']);
+  });
+
+  it('logging_steps: lines of the log and of the progress, and the last step', async () => {
+    const { folder, stdout } = await run('--logging_steps 3 --evaluation_strategy no');
+    const log = readFileSync(join(folder, 'log.jsonl'), 'utf8').trim().split('\n');
+    expect(log.map((line) => (JSON.parse(line) as { step: number }).step)).toEqual([3, 4]);
+    expect(stdout.match(/^step \d+\/4 \|/gm)).toEqual(['step 1/4 |', 'step 3/4 |', 'step 4/4 |']);
+  });
+
+  it.each([
+    ['none', false, false],
+    ['tensorboard', false, true],
+    ['all', true, true],
+  ])('report_to %s', async (value, jsonl, tensorboard) => {
+    const { folder } = await run(`--report_to ${value} --max_steps 1`);
+    expect([existsSync(join(folder, 'log.jsonl')), existsSync(join(folder, 'tensorboard'))]).toEqual([
+      jsonl,
+      tensorboard,
+    ]);
+  });
+
+  it('plot_loss draws loss.png', async () => {
+    expect(existsSync(join(plain.folder, 'loss.png'))).toBe(false);
+    expect(
+      readFileSync(join((await run('--plot_loss')).folder, 'loss.png'))
+        .subarray(1, 4)
+        .toString(),
+    ).toBe('PNG');
+    // A run of no step has a chart too.
+    expect(existsSync(join((await run('--plot_loss --do_train false')).folder, 'loss.png'))).toBe(true);
+  });
+
+  it('cache_dir and overwrite_cache: tokenised once, and again when asked', async () => {
+    const cache = `--cache_dir ${scratch('cache')} --max_steps 1`;
+    const file = () => {
+      const folder = scratch('cache', 'tokenised');
+      const [name, ...others] = readdirSync(folder);
+      expect(others).toEqual([]);
+      return statSync(join(folder, name)).mtimeMs;
+    };
+    const [first, made] = [await run(cache), file()];
+    const [second, kept] = [await run(cache), file()];
+    const [third, remade] = [await run(`${cache} --overwrite_cache`), file()];
+    expect([first, second, third].map(({ stdout }) => stdout.includes('tokenised before'))).toEqual([
+      false,
+      true,
+      false,
+    ]);
+    expect(kept).toBe(made);
+    expect(remade).toBeGreaterThan(made);
+    expect(third.losses).toEqual(first.losses);
+  });
+
+  it('overwrite_output_dir removes what the earlier run left, and nothing else', async () => {
+    const { folder } = await run('--save_steps 1 --plot_loss --report_to all');
+    writeFileSync(join(folder, 'notes.txt'), 'mine');
+    const { code } = await command(
+      ...[...small, '--overwrite_output_dir', '--output_dir', folder, '--report_to', 'none', '--save_steps', '0'],
+    );
+    expect(code).toBe(0);
+    expect(readdirSync(folder).sort()).toEqual(['loss.csv', 'memory.md', 'model', 'notes.txt', 'run.json']);
+  });
+});
+
+it('every option is shown to reach what it names', () => {
+  console.log(`${Object.keys(optionTable).length} options, ${runs} runs`);
+  expect(Object.keys(optionTable).filter((name) => !shown.has(name) && name !== 'evaluationStrategy')).toEqual([]);
+});

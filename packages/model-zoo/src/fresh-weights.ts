@@ -1,0 +1,73 @@
+import { attribute, dtypes, operation, tf, toRaw, type RawTensor } from '@blockwise/tensorflow';
+import { mkdir } from 'node:fs/promises';
+import { llamaWeightShapes, parameterCount, type LlamaConfig, type WeightDtype } from './config.ts';
+import { llamaConfigJson, writeConfig } from './config-file.ts';
+import { createLlama, type Llama } from './llama.ts';
+import { saveWeights } from './weights.ts';
+
+/** What decides the weights of a model that was never trained. */
+export interface FreshOptions {
+  /** An integer; another one gives other weights. */
+  seed: number;
+  /** How the weights are kept; default float32. */
+  dtype?: WeightDtype;
+}
+
+/**
+ * A Llama with random weights as transformers initialises one (modeling_llama.py, `_init_weights`): normal with standard deviation
+ * initializer_range, norms 1, biases 0; only the row of a pad_token_id is drawn here and 0 there. Weights are made one at a time, so at most
+ * one is in memory as float32 beside the others at rest.
+ */
+export function freshLlama(config: LlamaConfig, options: FreshOptions): Llama {
+  const weights = new Map<string, RawTensor>();
+  for (const { name, draw } of plan(config, options)) weights.set(name, draw());
+  return createLlama(config, weights);
+}
+
+/**
+ * Writes freshLlama()'s weights into a folder in Hugging Face layout, in files of about one layer each, with config.json: each tensor is
+ * drawn, written and freed, so a model larger than memory can be made. openLlama() maps it.
+ */
+export async function saveFreshLlama(folder: string, config: LlamaConfig, options: FreshOptions): Promise<void> {
+  const { dtype = 'float32' } = options;
+  await mkdir(folder, { recursive: true });
+  const tensors = plan(config, options).map(({ name, shape, draw }) => {
+    const bytes = () => {
+      const weight = draw();
+      const values = weight.bytes();
+      weight.dispose();
+      return values;
+    };
+    return [name, { dtype, shape, bytes }] as const;
+  });
+  const layer = parameterCount(config).stages.find(({ name }) => name.startsWith('model.layers.'))?.parameters ?? 0;
+  await saveWeights(folder, tensors, { maxShardBytes: Math.max(layer * dtypes[dtype].bytes, 1) });
+  await writeConfig(folder, llamaConfigJson({ ...config, dtype }), dtype);
+}
+
+/** Every weight, and how to make it. */
+function plan(config: LlamaConfig, { seed, dtype = 'float32' }: FreshOptions) {
+  return [...llamaWeightShapes(config)].map(([name, shape], index) => {
+    const draw = (): RawTensor => {
+      const values = exact(name, shape, config.initializer_range, [seed, index]);
+      const stored = toRaw(values, dtype);
+      values.dispose();
+      return stored;
+    };
+    return { name, shape, draw };
+  });
+}
+
+/** float32 values of one weight. */
+function exact(name: string, shape: readonly number[], deviation: number, seed: [number, number]): tf.Tensor {
+  if (name.endsWith('norm.weight')) return tf.fill([...shape], 1);
+  if (name.endsWith('.bias')) return tf.fill([...shape], 0);
+  return tf.tidy(() => {
+    const int32 = dtypes.int32.code;
+    const kinds = { dtype: dtypes.float32.code, T: int32, Tseed: int32 };
+    const attributes = Object.entries(kinds).map(([key, code]) => attribute.type(key, code));
+    const ints = (values: readonly number[]) => tf.tensor1d(values as number[], 'int32');
+    const [normal] = operation('StatelessRandomNormal', attributes, [ints(shape), ints(seed)]);
+    return tf.mul(normal, deviation);
+  });
+}
