@@ -195,6 +195,11 @@ async function run(options: Options, outputDir: string, ongoing: OngoingRecord, 
 
 const hubOptions = ({ cacheDir }: Options) => (cacheDir ? { cacheDir: join(cacheDir, 'hub') } : {});
 
+/** transformers' gradient_checkpointing in bytes that may be kept. */
+function keptBytesOf({ gradientCheckpointing }: Options): { keptBytes?: number } {
+  return { auto: {}, true: { keptBytes: 0 }, false: { keptBytes: Infinity } }[gradientCheckpointing];
+}
+
 /** The checkpoint to go on from: the one named, or the newest of the run's folder. */
 function chooseCheckpoint(
   { resumeFromCheckpoint: from }: Options,
@@ -233,6 +238,7 @@ function trainOptions(options: Options, data: PreparedData): TrainOptions {
     // transformers: warmup_steps, where given, goes before warmup_ratio.
     warmupSteps: options.warmupSteps > 0 ? options.warmupSteps : Math.ceil(totalSteps * options.warmupRatio),
     maxGradNorm: options.maxGradNorm,
+    ...keptBytesOf(options),
     evalSteps,
     saveSteps: options.saveSteps,
   };
@@ -254,6 +260,7 @@ function plan(
     batchSize: options.perDeviceTrainBatchSize,
     length: Math.max(...data.batches.lengths),
     gradientAccumulationSteps: options.gradientAccumulationSteps,
+    ...keptBytesOf(options),
     clipped: options.maxGradNorm > 0,
     baseBytes,
   });

@@ -13,6 +13,14 @@ import {
 } from './option-kinds.ts';
 import type { Kind } from './option-kinds.ts';
 
+const modes = choice(['auto', 'true', 'false']);
+/** As transformers' flag of the name (bare: true; True and False too), and auto. */
+const checkpointing: Kind<'auto' | 'true' | 'false'> = {
+  ...modes,
+  parse: (word, folder) => modes.parse(word.toLowerCase(), folder),
+  bare: 'true',
+};
+
 /** One option: parser, help, default and saved config all derive from this record. */
 export interface Option<T> {
   readonly topic: string;
@@ -150,6 +158,13 @@ export const optionTable = {
     "paper follows Algorithm 1; official repeats the badam package's quirks (K-1 steps on the first block, weight decay on norms).",
   ),
 
+  gradientCheckpointing: option(
+    method,
+    checkpointing,
+    { default: 'auto' },
+    'true recomputes whole layers for the gradients; false keeps the results of their matrix products; auto keeps what fits into a quarter of the weights.',
+  ),
+
   optim: option(
     optimizer,
     choice(['adamw', 'sgd']),
@@ -209,7 +224,12 @@ export const optionTable = {
     { default: 8, embedded: 1, unit: 'batches' },
     'Batches whose gradients are averaged in one step.',
   ),
-  numTrainEpochs: option(length, real({ min: 0 }), { default: 3, unit: 'passes over the data' }, 'Length of training.'),
+  numTrainEpochs: option(
+    length,
+    real({ min: 0 }),
+    { default: 3, embedded: 2, unit: 'passes over the data' },
+    'Length of training.',
+  ),
   maxSteps: option(
     length,
     integer({ min: -1 }),

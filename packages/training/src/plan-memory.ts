@@ -1,4 +1,5 @@
 import { parameterCount, type LlamaConfig } from '@blockwise/model-zoo';
+import { defaultKeptBytes } from './stage-walk.ts';
 
 /** What decides a run's memory. */
 export interface MemoryPlanInput {
@@ -15,6 +16,8 @@ export interface MemoryPlanInput {
   batchSize: number;
   length: number;
   gradientAccumulationSteps: number;
+  /** As StageWalk's option: bytes for products of linear layers. Default: as there. */
+  keptBytes?: number;
   /** Whether gradients are clipped, so that all of a step's are alive together; else the largest tensor's alone. */
   clipped: boolean;
   /** Resident before the model is loaded: Node, TensorFlow, data. */
@@ -35,7 +38,7 @@ const float = 4;
 
 /**
  * Predicts a run's memory before it starts. Parameters at rest take their storage dtype, trained ones a float32 master in its place (BAdam,
- * arXiv 2404.02827, section 2.2: 2M + 16M/D bytes in all with gradients and Adam's states); activations are the kept stage inputs; the
+ * arXiv 2404.02827, section 2.2: 2M + 16M/D bytes in all with gradients and Adam's states); activations are what the forward run keeps; the
  * workspace is what the largest compiled call holds beside its inputs and results.
  */
 export function planMemory(input: MemoryPlanInput): MemoryPlan {
@@ -46,10 +49,22 @@ export function planMemory(input: MemoryPlanInput): MemoryPlan {
   const largestMatrix = Math.max(config.vocab_size, config.intermediate_size) * config.hidden_size;
   const gradients = float * (input.clipped ? trainedElements : Math.min(trainedElements, largestMatrix));
   const optimizerStates = trainedElements * stateBytes;
-  const activations = float * rows * config.hidden_size * input.keptStages * input.gradientAccumulationSteps;
+  const stageInputs = float * rows * config.hidden_size * input.keptStages * input.gradientAccumulationSteps;
+  const activations = stageInputs + keptProducts(input, parameters);
   const workspace = Math.max(layerWorkspace(input), headWorkspace(input));
   const peak = input.baseBytes + parameters + gradients + optimizerStates + activations + workspace;
   return { parameters, gradients, optimizerStates, activations, workspace, peak };
+}
+
+/** Products of linear layers, of the topmost layers that fit (StageWalk). */
+function keptProducts(
+  { config, keptStages, keptBytes, batchSize, length, gradientAccumulationSteps }: MemoryPlanInput,
+  weightBytes: number,
+) {
+  const { hidden_size: H, intermediate_size: I, num_attention_heads: A, num_key_value_heads: K, head_dim: D } = config;
+  const perLayer = float * ((A + 2 * K) * D + H + 2 * I) * batchSize * length * gradientAccumulationSteps;
+  const layers = Math.min(keptStages - 1, Math.floor((keptBytes ?? defaultKeptBytes(weightBytes)) / perLayer));
+  return layers * perLayer;
 }
 
 /** A layer run again with its gradients: what its nodes hold at the fullest moment, and 16-bit weights as float32. */

@@ -28,8 +28,8 @@ const maximumLogitBytes = 64 * 2 ** 20;
 const rowMultiple = 64;
 const maximumRows = 1024;
 
-/** Products of linear layers kept where nothing else is said: a quarter of the weights' bytes, or this, whichever is more. */
-const standardKeptBytes = 256 * 2 ** 20;
+/** Bytes for products of linear layers where nothing else is said: a quarter of the weights', at least 256 MiB. */
+export const defaultKeptBytes = (weightBytes: number) => Math.max(256 * 2 ** 20, weightBytes / 4);
 
 /** How a StageWalk trades memory for time. */
 export interface StageWalkOptions {
@@ -59,7 +59,7 @@ export class StageWalk {
     { keptBytes }: StageWalkOptions = {},
   ) {
     const weightBytes = [...model.parameters.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
-    this.keptBytes = keptBytes ?? Math.max(standardKeptBytes, weightBytes / 4);
+    this.keptBytes = keptBytes ?? defaultKeptBytes(weightBytes);
     const head = model.stages[model.stages.length - 1];
     const vocabulary = Math.max(
       ...[...head.parameters.values()].map(({ shape }) => (shape.length === 2 ? shape[0] : 1)),

@@ -21,7 +21,7 @@ export function tinyModel(settings: Partial<LlamaConfig> = {}, dtype: 'float32' 
     const values = Float32Array.from({ length: size }, () => {
       // Sums of bfloat16 steps of 1/64: exact in both dtypes.
       const step = (random.below(49) - 24) / 64;
-      return name.includes('norm') ? 1 + step / 4 : step;
+      return name.includes('norm') ? 1 + step : step;
     });
     const tensor = tf.tensor(values, [...shape]);
     const raw = toRaw(tensor, dtype);

@@ -19,6 +19,8 @@ export interface TrainOptions {
   warmupSteps: number;
   /** Gradients are scaled down to this norm; 0: never, and each gradient is applied and freed as it appears. */
   maxGradNorm: number;
+  /** As StageWalk's option: 0 recomputes all that backward needs, Infinity keeps all products of linear layers. */
+  keptBytes?: number;
   /** Steps between evaluations; 0: only before the first step and after the last, where there is data for it. */
   evalSteps: number;
   /** Steps between checkpoints; 0: none. */
