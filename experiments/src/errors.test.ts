@@ -182,7 +182,8 @@ describe('data that cannot be used', () => {
   it('of which validation would take all', () =>
     expectRefused(/val_size: 40 holds out 40 of 40 examples/, '--val_size', '40'));
   it('for another stage', () => expectRefused(/holds conversations; stage pt needs/, '--stage', 'pt'));
-  it('that the cutoff leaves nothing of', () => expectRefused(/none of 2000 records has a token to learn within cutoff_len 2/, '--cutoff_len', '2'));
+  it('that the cutoff leaves nothing of', () =>
+    expectRefused(/none of 2000 records has a token to learn within cutoff_len 2/, '--cutoff_len', '2'));
 });
 
 describe('options that cannot be followed', () => {
@@ -202,9 +203,17 @@ describe('options that cannot be followed', () => {
       'lora',
     ));
   it('a start block that is none', () =>
-    expectRefused(/startBlock is 9, expected 0 to 3, there being 4 blocks/, '--switch_mode', 'fixed', '--start_block', '9'));
-  it('a template that the tokenizer has no tokens for', () => expectRefused(/template: llama3 needs .*which the tokenizer of .* does not have/, '--template', 'llama3'));
-  it('a chat template that the tokenizer does not have', () => expectRefused(/template: the tokenizer of .* has no chat template/, '--template', 'tokenizer'));
+    expectRefused(
+      /startBlock is 9, expected 0 to 3, there being 4 blocks/,
+      '--switch_mode',
+      'fixed',
+      '--start_block',
+      '9',
+    ));
+  it('a template that the tokenizer has no tokens for', () =>
+    expectRefused(/template: llama3 needs .*which the tokenizer of .* does not have/, '--template', 'llama3'));
+  it('a chat template that the tokenizer does not have', () =>
+    expectRefused(/template: the tokenizer of .* has no chat template/, '--template', 'tokenizer'));
 });
 
 describe('an output folder that cannot be used', () => {

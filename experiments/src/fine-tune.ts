@@ -271,6 +271,7 @@ const decisive = [
   ...['perDeviceTrainBatchSize', 'perDeviceEvalBatchSize', 'cutoffLen', 'packing', 'groupByLength', 'seed', 'bf16'],
   ...['stochasticRounding', 'finetuningType', 'blockPartition', 'includeEmbedding', 'includeLmHead', 'switchMode'],
   ...['startBlock', 'compat', 'optim', 'weightDecay', 'adamBeta1', 'adamBeta2', 'adamEpsilon'],
+  'gradientCheckpointing',
 ] as OptionName[];
 
 /** What a run must share with the one that it goes on from, for the result to be that of an uninterrupted one; names as they are typed. */
@@ -280,8 +281,12 @@ function fingerprintOf(
   chosen: ChosenOptimizer,
   settings: TrainOptions,
 ): Fingerprint {
-  const { saveSteps: _, ...others } = settings;
-  const named = { ...Object.fromEntries(decisive.map((name) => [name, options[name]])), ...others };
+  const { totalSteps, gradientAccumulationSteps, learningRate, lrSchedulerType, warmupSteps, maxGradNorm, evalSteps } =
+    settings;
+  const named = {
+    ...Object.fromEntries(decisive.map((name) => [name, options[name]])),
+    ...{ totalSteps, gradientAccumulationSteps, learningRate, lrSchedulerType, warmupSteps, maxGradNorm, evalSteps },
+  };
   return {
     dataset_sha256: data.sha256,
     train_examples: data.train.length,
@@ -407,6 +412,8 @@ async function evaluateOnly({ model }: OpenedLlama, data: PreparedData): Promise
     timing,
     compiledVariants: 0,
     gradientBytes: 0,
+    masterBytes: 0,
+    stateBytes: 0,
     activationBytes: 0,
     interrupted: false,
   };

@@ -147,6 +147,13 @@ describe('the update', () => {
     expect(stdout).toContain('row lengths 256');
   });
 
+  it('gradient_checkpointing keeps less for the backward pass and gives the same losses', async () => {
+    const [recomputed, kept] = [await run('--gradient_checkpointing'), await run('--gradient_checkpointing false')];
+    const activations = ({ record }: typeof kept) => record.memory.measured.activations!;
+    expect(activations(recomputed)).toBeLessThan(activations(kept));
+    recomputed.losses.forEach((loss, i) => expect(loss).toBeCloseTo(kept.losses[i]!, 4));
+  });
+
   it('stage pt learns plain text', async () => {
     const { record } = await run(`--stage pt --dataset ${textDataset()}`);
     expect(record.data.labelTokens).toBe(48 * record.data.trainExamples);

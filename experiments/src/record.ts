@@ -1,6 +1,6 @@
 import { parameterCount, type OpenedLlama } from '@blockwise/model-zoo';
 import { runRecordVersion, type RunRecord } from '@blockwise/reporting';
-import { describeEngine, type MemoryPeaks } from '@blockwise/tensorflow';
+import { describeEngine, dtypes, type MemoryPeaks } from '@blockwise/tensorflow';
 import type { MemoryPlan, StepRecord, TrainResult, ValidationRecord } from '@blockwise/training';
 import { relative } from 'node:path';
 import type { ChosenOptimizer } from './create-optimizer.ts';
@@ -52,6 +52,8 @@ export function openRecord(options: Options, command: string): RunRecord {
   };
 }
 
+/** Bytes of a master's element. */
+const float = 4;
 /** Steps that compile and warm up; rates leave them out. */
 const warmUpShare = 0.1;
 
@@ -71,11 +73,10 @@ export function finishedRecord(
 ): RunRecord {
   const { opened, chosen, data, result, planned, peaks, samples, seconds } = run;
   const { model } = opened;
-  const { masters, states } = chosen.optimizer.memory();
-  const atRest = [...model.parameters.values()].reduce(
-    (sum, parameter) => sum + (parameter.master ? 0 : parameter.byteLength),
-    0,
-  );
+  const storage = [...model.parameters.values()].reduce((sum, p) => sum + p.elements * dtypes[p.storageDtype].bytes, 0);
+  // Each trained element's master takes the place of its stored value, at the step that trained most.
+  const [first] = model.parameters.values();
+  const replaced = (result.masterBytes / float) * dtypes[first.storageDtype].bytes;
   const steady = result.steps.slice(Math.ceil(result.steps.length * warmUpShare));
   const steadySeconds = steady.reduce((sum, step) => sum + step.seconds, 0);
   const rate = (count: 'tokens' | 'examples') =>
@@ -105,9 +106,9 @@ export function finishedRecord(
     memory: {
       planned: round(planned) as unknown as NonNullable<RunRecord['memory']['planned']>,
       measured: {
-        parameters: atRest + masters,
+        parameters: storage - replaced + result.masterBytes,
         gradients: result.gradientBytes,
-        optimizerStates: states,
+        optimizerStates: result.stateBytes,
         activations: result.activationBytes,
         workspace: null,
         peak: peaks.peakResident,
@@ -118,9 +119,7 @@ export function finishedRecord(
     },
     steps: result.steps.map(stepEntry),
     validation: result.validation.map(validationEntry),
-    blockHistory: (chosen.blocks?.history ?? []).map(({ blockEpoch, block, prefixes, firstStep, lastStep }) => ({
-      ...{ blockEpoch, block, name: prefixes.join(' '), firstStep, lastStep },
-    })),
+    blockHistory: visitsOf(chosen),
     samples,
   };
 }
@@ -134,4 +133,12 @@ export function stepEntry(record: StepRecord): RunRecord['steps'][number] {
 /** A validation as the record keeps it. */
 export function validationEntry({ step, loss }: ValidationRecord): RunRecord['validation'][number] {
   return { step, loss, perplexity: Math.exp(loss) };
+}
+
+/** The turns of blocks; the one that the last step's switch only began is left out. */
+function visitsOf({ blocks }: ChosenOptimizer): RunRecord['blockHistory'] {
+  const taken = (blocks?.history ?? []).filter(({ firstStep, lastStep }) => lastStep >= firstStep);
+  return taken.map(({ blockEpoch, block, prefixes, firstStep, lastStep }) => ({
+    ...{ blockEpoch, block, name: prefixes.join(' '), firstStep, lastStep },
+  }));
 }

@@ -11,7 +11,7 @@ import { UserError } from '../user-error.ts';
  * here the first time (several GB, by pip, with the settings that pip has). Deleting the folder loses nothing.
  * @throws UserError where there is no Python, or pip fails
  */
-export function benchPython(note: (line: string) => void): string {
+export function benchPython(note: (line: string) => void, cache = join(repository, 'datasets/cache')): string {
   const named = process.env.BLOCKWISE_BENCH_PYTHON;
   if (named) {
     if (!existsSync(named)) throw new UserError(`BLOCKWISE_BENCH_PYTHON: there is no ${named}; name a Python program`);
@@ -19,11 +19,11 @@ export function benchPython(note: (line: string) => void): string {
   }
   const requirements = fileURLToPath(new URL('requirements.txt', import.meta.url));
   const key = createHash('sha256').update(readFileSync(requirements)).digest('hex').slice(0, 12);
-  const folder = join(repository, 'datasets/cache/bench-python', key);
+  const folder = join(cache, 'bench-python', key);
   const python = join(folder, 'bin/python');
   const complete = join(folder, 'complete');
   if (existsSync(complete)) return python;
-  note(`making a Python environment in ${folder}: this takes some minutes and 6 GB`);
+  note(`making a Python environment in ${folder}: this takes some minutes and 7 GB`);
   rmSync(folder, { recursive: true, force: true });
   try {
     // Standard output is kept for the benchmark's own lines.

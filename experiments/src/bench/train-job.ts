@@ -1,9 +1,10 @@
 import type { Batch, Example, Random } from '@blockwise/loaders';
 import type { LlamaConfig, WeightDtype } from '@blockwise/model-zoo';
 import type { MemoryPeaks } from '@blockwise/tensorflow';
-import { mkdtempSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import process from 'node:process';
 
 /** A batch as JSON, for workers in both languages: labels are not shifted, -100 where nothing is learnt; rows are padded on the right. */
 export interface JobBatch {
@@ -91,9 +92,17 @@ export function jobBatch({ inputIds, labels, positionIds, segmentIds, batchSize,
   };
 }
 
-/** Puts a job where a worker can read it. */
-export function writeJob(name: string, job: TrainJob): string {
-  const path = join(mkdtempSync(join(tmpdir(), 'blockwise-bench-')), `${name}.json`);
+let folder: string | undefined;
+let jobs = 0;
+
+/** Puts a job where a worker can read it, until this process exits. */
+export function writeJob(job: TrainJob): string {
+  if (folder === undefined) {
+    const made = mkdtempSync(join(tmpdir(), 'blockwise-bench-'));
+    process.once('exit', () => rmSync(made, { recursive: true, force: true }));
+    folder = made;
+  }
+  const path = join(folder, `job-${jobs++}.json`);
   writeFileSync(path, JSON.stringify(job));
   return path;
 }

@@ -63,10 +63,10 @@ report({
   ...{ baseBytes, loadSeconds, peakResident: meter.sample().peakResident },
   ...{ compileSeconds: walk.compilation.seconds, compiledVariants: walk.compilation.variants },
 });
-let round = 0;
-for await (const _line of createInterface({ input: process.stdin })) {
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+for (let round = 0; !(await lines.next()).done; round++) {
   const begin = performance.now();
   let loss = 0;
-  for (const batch of job.rounds[round++ % job.rounds.length]) loss = await step(batch);
+  for (const batch of job.rounds[round % job.rounds.length]) loss = await step(batch);
   report({ seconds: (performance.now() - begin) / 1000, loss, ...meter.sample() });
 }

@@ -21,7 +21,7 @@ export function scriptCommand(script: string, ...words: string[]): string[] {
 
 /** Starts our side of a job; `prefix` are words before the command, such as a limit's. */
 export function startTraining(name: string, job: TrainJob, prefix: readonly string[] = []): Promise<Worker> {
-  return startWorker(name, [...prefix, ...scriptCommand('train-worker.ts', writeJob('job', job))]);
+  return startWorker(name, [...prefix, ...scriptCommand('train-worker.ts', writeJob(job))]);
 }
 
 /**
@@ -50,7 +50,9 @@ export async function startWorker(name: string, [program, ...words]: readonly st
       reject(error);
     };
     child.on('error', (error) => fail(error.message));
-    child.on('close', (code, signal) => (code === 0 && waiting.length === 0 ? resolve() : fail(signal ?? `code ${code}`)));
+    child.on('close', (code, signal) =>
+      code === 0 && waiting.length === 0 ? resolve() : fail(signal ?? `code ${code}`),
+    );
   });
   ended.catch(() => {}); // reported through whoever waits
   const next = async <T>(): Promise<T> => {

@@ -63,7 +63,9 @@ function markdown({ title, rows, notes, command, seed, date, commit, machine, ve
     ...notes.map((note) => `- ${note}`),
     `- Command: \`${command}\`; seed ${seed}; ${date.slice(0, 10)}; commit ${commit ?? 'none'}.`,
     `- Machine: ${cpu}, ${cores} cores, ${(memoryBytes / 1e9).toFixed(1)} GB, ${gpu ?? 'no GPU'}.`,
-    `- Versions: ${Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(', ')}.`,
+    `- Versions: ${Object.entries(versions)
+      .map(([name, version]) => `${name} ${version}`)
+      .join(', ')}.`,
     '',
   ].join('\n');
 }

@@ -124,7 +124,8 @@ const masked = -1e30;
 export function llamaContext(config: LlamaConfig, layout: BatchLayout): tf.Tensor[] {
   const { batchSize: B, length: T, positionIds, segmentIds } = layout;
   const rows = segmentIds ? B : 1;
-  const { cos, sin } = rotaryTables(config, positionIds.subarray(0, rows * T));
+  // Rows with one example each share one table, which counts on through the padding of any of them.
+  const { cos, sin } = rotaryTables(config, segmentIds ? positionIds : Int32Array.from({ length: T }, (_, i) => i));
   const mask = new Float32Array(rows * T * T);
   for (let b = 0; b < rows; b++) {
     for (let query = 0; query < T; query++) {

@@ -30,7 +30,7 @@ export interface Stage {
 export interface BatchLayout {
   readonly batchSize: number;
   readonly length: number;
-  /** int32 [B * T]: each token's position in its own example. */
+  /** int32 [B * T]: each token's position in its own example. Without segmentIds every row counts from 0, padding included. */
   readonly positionIds: Int32Array;
   /** int32 [B * T], for packed rows: tokens attend within their segment; 0 is padding. Absent: one example a row, padded on the right. */
   readonly segmentIds?: Int32Array;

@@ -33,16 +33,7 @@ export function predictingRows({ labels, batchSize, length }: Pick<Batch, 'label
 
 /** Puts a batch into tensors. */
 export function createMicroBatch(model: StagedModel, batch: Batch): MicroBatch {
-  const context = model.context({ ...batch, positionIds: sharedPositions(batch) });
-  return { ids: tf.tensor1d(batch.inputIds, 'int32'), context, ...predictingRows(batch) };
-}
-
-/**
- * Positions of rows with one example each count on through the padding. A model makes one table of the first row's positions for all such
- * rows, and the loaders' 0 at the padding of a short first row would turn the longer rows' tokens back to position 0.
- */
-function sharedPositions({ positionIds, segmentIds, length }: Batch): Int32Array {
-  return segmentIds ? positionIds : positionIds.map((_, i) => i % length);
+  return { ids: tf.tensor1d(batch.inputIds, 'int32'), context: model.context(batch), ...predictingRows(batch) };
 }
 
 export function disposeMicroBatch({ ids, context }: MicroBatch): void {

@@ -87,6 +87,9 @@ export interface TrainResult {
   readonly compiledVariants: number;
   /** The most bytes that gradients took together. */
   readonly gradientBytes: number;
+  /** The most bytes that float32 masters, and optimizer states, took: before endStep() drops those of a finished block. */
+  readonly masterBytes: number;
+  readonly stateBytes: number;
   /** The most bytes that stage inputs, the walk's activations, took together. */
   readonly activationBytes: number;
   readonly interrupted: boolean;
@@ -98,7 +101,7 @@ export interface TrainResult {
  * @throws UserError where a loss or the gradients' norm is not finite; nothing is updated by that step, and nothing saved after it
  */
 export async function train(parts: TrainParts): Promise<TrainResult> {
-  const walk = new StageWalk(parts.model);
+  const walk = new StageWalk(parts.model, { keptBytes: parts.options.keptBytes });
   try {
     return await trainWith(walk, parts);
   } finally {
@@ -111,7 +114,7 @@ async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResul
   const steps = [...(resume?.steps ?? [])];
   const validation = [...(resume?.validation ?? [])];
   const timing = { update: 0, evaluation: 0 };
-  let gradientBytes = 0;
+  let [gradientBytes, masterBytes, stateBytes] = [0, 0, 0];
   if (resume) {
     optimizer.restore(resume.optimizer);
     batches.restore(resume.data);
@@ -146,6 +149,8 @@ async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResul
     );
     timing.update += result.updateSeconds;
     gradientBytes = Math.max(gradientBytes, result.gradientBytes);
+    masterBytes = Math.max(masterBytes, result.held.masters);
+    stateBytes = Math.max(stateBytes, result.held.states);
     const { loss, gradNorm } = result;
     const seconds = (performance.now() - begin) / 1000;
     steps.push({
@@ -173,7 +178,7 @@ async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResul
   const activationBytes = walk.activationBytes;
   const interrupted = steps.length < options.totalSteps;
   return {
-    ...{ steps, validation, compiledVariants, gradientBytes, activationBytes, interrupted },
+    ...{ steps, validation, compiledVariants, gradientBytes, masterBytes, stateBytes, activationBytes, interrupted },
     timing: { forward, backward, compile, ...timing },
   };
 }
@@ -224,9 +229,10 @@ async function trainStep(walk: StageWalk, optimizer: Optimizer, batches: readonl
     });
   }
   const begin = performance.now();
+  const held = optimizer.memory();
   optimizer.endStep();
   updateSeconds += (performance.now() - begin) / 1000;
-  return { loss, gradNorm, updateSeconds, gradientBytes };
+  return { loss, gradNorm, updateSeconds, gradientBytes, held };
 }
 
 const diverged =

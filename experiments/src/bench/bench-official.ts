@@ -1,0 +1,187 @@
+/**
+ * BAdam here against the official package in PyTorch, and against PyTorch at its fastest: seconds of one training step and peak resident
+ * memory, the sides alternating, each in a process of its own. `npx nx run experiments:bench-official` (an hour).
+ */
+import {
+  createBatches,
+  createRandom,
+  loadTokenizer,
+  shuffle,
+  tokeniseDataset,
+  type BatchSource,
+  type Example,
+  type Random,
+} from '@blockwise/loaders';
+import { llama_110m, llama_1_1b, llamaConfigJson, type LlamaConfig } from '@blockwise/model-zoo';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import process from 'node:process';
+import { fileURLToPath } from 'node:url';
+import { repository } from '../embedded.ts';
+import { alternate, speedup, type Side } from './alternate.ts';
+import { benchPython } from './python-environment.ts';
+import { tiny, tinyConfig } from './tiny.ts';
+import { jobBatch, paddedBatch, randomBatch, writeJob, type JobBatch, type TrainJob } from './train-job.ts';
+import { startTraining, startWorker, type Worker } from './worker.ts';
+import { gigabytes, round, writeBenchmark } from './write-benchmark.ts';
+
+const seed = 1;
+const counted = tiny ? 5 : 7;
+const warmUp = 2;
+const note = (line: string) => process.stderr.write(`${line}\n`);
+
+type Job = Pick<TrainJob, 'warmUp' | 'rounds'>;
+type Row = Record<string, string | number | null>;
+
+/** The job of every side: bfloat16 weights at rest here and in the official package; `fastest` takes float32 whatever is said here. */
+function trainJob(config: LlamaConfig, block: number, { warmUp, rounds }: Job): TrainJob {
+  const hf = llamaConfigJson(config);
+  return { config, hf, weights: { seed }, dtype: 'bfloat16', block, warmUp, rounds };
+}
+
+function startPython(python: string, side: 'official' | 'fastest', job: TrainJob): Promise<Worker> {
+  const script = fileURLToPath(new URL('official_worker.py', import.meta.url));
+  return startWorker(side, [python, script, writeJob(job), side]);
+}
+
+/** One shape, a step a round. */
+async function compareShape(python: string, name: string, config: LlamaConfig, rows: number, length: number) {
+  note(`${name}: ${rows} x ${length} tokens`);
+  const random = createRandom(seed, rows * length);
+  const batch = () => randomBatch(config.vocab_size, rows, length, random);
+  const batches = Array.from({ length: warmUp + counted }, batch);
+  const block = Math.min(6, config.num_hidden_layers - 1);
+  const rounds = batches.slice(warmUp).map((batch) => [batch]);
+  const job = trainJob(config, block, { warmUp: batches.slice(0, warmUp), rounds });
+  const workers = [
+    await startPython(python, 'official', job),
+    await startPython(python, 'fastest', job),
+    await startTraining('blockwise', job),
+  ];
+  const sides = await alternate(workers, counted);
+  const [official, fastest, ours] = sides;
+  const rate = (side: Side) => round((rows * length) / side.seconds.median);
+  const table = sides.map((side) => rowOf(`${name}, ${rows} x ${length}`, side, ours, rate(side), 'tokens/s'));
+  const figures = {
+    speedupOverOfficial: round(speedup(ours, official).ofMedians),
+    memoryOverOfficial: round(ours.peakResident / official.peakResident),
+    speedupOverFastest: round(speedup(ours, fastest).ofMedians),
+    memoryOverFastest: round(ours.peakResident / fastest.peakResident),
+  };
+  return { sides, table, figures };
+}
+
+function rowOf(task: string, side: Side, ours: Side, rate: number, unit: string): Row {
+  const { median, min, max } = side.seconds;
+  const gain = speedup(ours, side);
+  return {
+    task,
+    side: side.name,
+    'seconds, median': round(median),
+    'min - max': `${round(min)} - ${round(max)}`,
+    rate: `${rate} ${unit}`,
+    'Blockwise is faster by': round(gain.ofMedians),
+    'median of paired ratios': round(gain.paired.median),
+    'peak GB': gigabytes(side.peakResident),
+    'peak GB, warm-up': gigabytes(side.peakAfterWarmUp),
+    "Blockwise's peak over it": round(ours.peakResident / side.peakResident),
+  };
+}
+
+/** Examples in a round, and in a step. */
+const roundExamples = tiny ? 16 : 64;
+const batchSize = 8;
+const cutoffLen = tiny ? 64 : 1024;
+
+/** Alpaca-GPT4's real lengths; undefined without the data. Rounds are epochs over the same examples, drawn anew for each side. */
+async function compareEndToEnd(python: string, config: LlamaConfig) {
+  const data = process.env.BLOCKWISE_DATA ?? join(repository, '../shared/data');
+  const file = join(data, 'alpaca_gpt4/alpaca_gpt4_data_en_999.json');
+  const tokenizerFolder = join(data, 'models/llama2_tokenizer');
+  if (![file, tokenizerFolder].every(existsSync)) {
+    note(`end to end: left out, ${file} or ${tokenizerFolder} is not there (BLOCKWISE_DATA names another data folder)`);
+    return undefined;
+  }
+  const tokenizer = loadTokenizer(tokenizerFolder);
+  const padId = tokenizer.pad?.id ?? 0;
+  const set = await tokeniseDataset({ files: [file], tokenizer, template: 'llama2', cutoffLen });
+  const examples = sample(set.examples, roundExamples, createRandom(seed, 1)).map((example) =>
+    withinVocabulary(example, config),
+  );
+  const shared = { padId, cutoffLen, shuffle: true, seed };
+  const grouped = createBatches(examples, { ...shared, batchSize, groupByLength: true });
+  const perRow =
+    roundExamples / createBatches(examples, { ...shared, batchSize: 1, packing: 'packed' }).batchesPerEpoch;
+  const packedRows = Math.max(1, Math.round(batchSize / perRow));
+  const packed = createBatches(examples, { ...shared, batchSize: packedRows, packing: 'packed' });
+
+  const block = Math.min(6, config.num_hidden_layers - 1);
+  const ours = (source: BatchSource) => trainJob(config, block, epochs(source));
+  const workers = [
+    await startPython(python, 'official', trainJob(config, block, randomOrder(examples, padId))),
+    await startTraining('blockwise, group_by_length', ours(grouped)),
+    await startTraining('blockwise, packing', ours(packed)),
+  ];
+  const sides = await alternate(workers, counted);
+  const best = sides[1].seconds.median < sides[2].seconds.median ? sides[1] : sides[2];
+  const rate = (side: Side) => round(roundExamples / side.seconds.median);
+  const task = `end to end, ${roundExamples} examples, ${batchSize} a step`;
+  const table = sides.map((side) => rowOf(task, side, best, rate(side), 'examples/s'));
+  return { sides, table, speedup: round(speedup(best, sides[0]).ofMedians), packedRows };
+}
+
+function sample<T>(items: readonly T[], count: number, random: Random): T[] {
+  const order = shuffle(Int32Array.from(items.keys()), random);
+  return Array.from(order.subarray(0, count), (index) => items[index]);
+}
+
+/** Real lengths with ids that the (tiny) model has. */
+function withinVocabulary({ inputIds, labels }: Example, { vocab_size: V }: LlamaConfig): Example {
+  return { inputIds: inputIds.map((id) => id % V), labels: labels.map((id) => (id < 0 ? id : id % V)) };
+}
+
+/** Epochs of a loader; warm-up meets each shape once, so that no round compiles. */
+function epochs(source: BatchSource): Job {
+  const rounds = Array.from({ length: counted }, (_, epoch) => [...source.epochBatches(epoch)].map(jobBatch));
+  const shapes = new Map(rounds.flat().map((batch) => [`${batch.batchSize} x ${batch.length}`, batch]));
+  return { warmUp: [...shapes.values()], rounds };
+}
+
+/** The official way: a new random order each round, padded to the longest of each batch. Warm-up: the longest two. */
+function randomOrder(examples: readonly Example[], padId: number): Job {
+  const rounds = Array.from({ length: counted }, (_, epoch) => {
+    const order = sample(examples, examples.length, createRandom(seed, 1000 + epoch));
+    const batches: JobBatch[] = [];
+    for (let at = 0; at < order.length; at += batchSize)
+      batches.push(paddedBatch(order.slice(at, at + batchSize), padId));
+    return batches;
+  });
+  const longest = rounds.flat().sort((a, b) => b.length - a.length);
+  return { warmUp: longest.slice(0, warmUp), rounds };
+}
+
+const python = benchPython(note);
+const m110 = await compareShape(python, 'm110', tiny ? tinyConfig : llama_110m, 4, tiny ? 32 : 256);
+const b1_1 = await compareShape(python, 'b1_1', tiny ? tinyConfig : llama_1_1b, 2, tiny ? 32 : 256);
+const endToEnd = await compareEndToEnd(python, tiny ? tinyConfig : llama_110m);
+
+writeBenchmark({
+  name: 'bench-official',
+  title: 'BAdam: Blockwise against the official package and against PyTorch at its fastest',
+  seed,
+  figures: { m110: m110.figures, b1_1: b1_1.figures, endToEndSpeedup: endToEnd?.speedup ?? null },
+  rows: [...m110.table, ...b1_1.table, ...(endToEnd?.table ?? [])],
+  notes: [
+    `${counted} counted rounds after warm-up (${warmUp} steps; end to end: each shape once), the sides taking turns on the same batches; AdamW, ` +
+      'active block 6, every position predicted, random weights and tokens, default threads.',
+    'official: badam.BlockOptimizer on a bfloat16 model with (non-reentrant) gradient checkpointing. fastest: the same in float32 without ' +
+      'checkpointing; both with scaled_dot_product_attention. blockwise: bfloat16 at rest, float32 arithmetic.',
+    'Peaks are VmHWM over the whole process, loading and warm-up included; compile time is in the JSON and in no round.',
+    endToEnd
+      ? `End to end: one epoch a round over the same ${roundExamples} examples of Alpaca-GPT4 (cutoff ${cutoffLen}), answers predicted, m110. official: ` +
+        `random order, padded to the longest of each ${batchSize}. packing: ${endToEnd.packedRows} rows of ${cutoffLen} a step. The faster of the two ways counts.`
+      : 'End to end: not measured, its data are not on this machine.',
+  ],
+  measurements: { m110: m110.sides, b1_1: b1_1.sides, endToEnd: endToEnd?.sides ?? null },
+  versions: { ...m110.sides[2].versions, ...m110.sides[0].versions },
+});

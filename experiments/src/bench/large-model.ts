@@ -1,0 +1,146 @@
+import { createRandom } from '@blockwise/loaders';
+import { llamaConfigJson, parameterCount, type LlamaConfig } from '@blockwise/model-zoo';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import process from 'node:process';
+import { limitMemory } from './memory-limit.ts';
+import { spread, type Spread } from './spread.ts';
+import { tiny, tinyConfig } from './tiny.ts';
+import { randomBatch, writeJob, type Ready, type Round, type TrainJob } from './train-job.ts';
+import { scriptCommand, startTraining } from './worker.ts';
+import { gigabytes, round, writeBenchmark } from './write-benchmark.ts';
+
+const seed = 1;
+const limitGB = 8;
+const note = (line: string) => process.stderr.write(`${line}\n`);
+
+export interface LargeModel {
+  /** The Nx target. */
+  name: string;
+  title: string;
+  config: LlamaConfig;
+  /** Tokens of the one sequence; the first length gives the figures. */
+  lengths: readonly number[];
+}
+
+interface Run {
+  way: string;
+  length: number;
+  ready: Ready;
+  seconds: Spread;
+  last: Round;
+}
+
+/**
+ * A full BAdam step with AdamW, block 16, at real dimensions: weights resident as bfloat16, then mapped from files (frozen ones cost no
+ * anonymous memory), then mapped in a process held to 8 GB. Needs room for the weights in the folder of temporary files (TMPDIR).
+ */
+export async function benchLargeModel({
+  name,
+  title,
+  config: whole,
+  lengths: wholeLengths,
+}: LargeModel): Promise<void> {
+  const config = tiny ? tinyConfig : whole;
+  const lengths = tiny ? [32] : wholeLengths;
+  const folder = mkdtempSync(join(process.env.TMPDIR ?? tmpdir(), `${name}-`));
+  const remove = () => rmSync(folder, { recursive: true, force: true });
+  // Ctrl-C must not leave so much behind.
+  process.once('exit', remove);
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
+  try {
+    const runs: Run[] = [];
+    for (const length of lengths) runs.push(await run('resident', jobOf(config, length, { seed })));
+    note(`writing ${gigabytes(2 * parameterCount(config).total)} GB of weights to ${folder}`);
+    const job = writeJob(jobOf(config, lengths[0], { seed }));
+    const [program, ...words] = scriptCommand('save-fresh.ts', job, folder);
+    execFileSync(program, words, { stdio: ['ignore', 2, 2] });
+    for (const length of lengths) runs.push(await run('streamed', jobOf(config, length, { folder })));
+    const limited = await runLimited(jobOf(config, lengths[0], { folder }));
+    report(name, title, config, runs, limited);
+  } finally {
+    remove();
+  }
+}
+
+function jobOf(config: LlamaConfig, length: number, weights: TrainJob['weights']): TrainJob {
+  const random = createRandom(seed, length);
+  const batch = () => randomBatch(config.vocab_size, 1, length, random);
+  const rounds = Array.from({ length: length > 128 ? 3 : 5 }, () => [batch()]);
+  const block = Math.min(16, config.num_hidden_layers - 1);
+  // Two steps of warm-up: the first one fills the page cache and makes Adam's states.
+  return { config, hf: llamaConfigJson(config), weights, dtype: 'bfloat16', block, warmUp: [batch(), batch()], rounds };
+}
+
+async function run(way: string, job: TrainJob, prefix: readonly string[] = []): Promise<Run> {
+  const { length } = job.rounds[0][0];
+  note(`${way}, 1 x ${length}`);
+  const worker = await startTraining(way, job, prefix);
+  const rounds: Round[] = [];
+  for (let i = 0; i < job.rounds.length; i++) {
+    rounds.push(await worker.round());
+    const { seconds, peakResident, peakAnonymous } = rounds[i];
+    note(
+      `  step ${i + 1}: ${seconds.toFixed(2)} s, peak ${gigabytes(peakResident)} GB, anonymous ${gigabytes(peakAnonymous ?? NaN)} GB`,
+    );
+  }
+  await worker.end();
+  const seconds = spread(rounds.map((round) => round.seconds));
+  return { way, length, ready: worker.ready, seconds, last: rounds[rounds.length - 1] };
+}
+
+/** The streamed run under the limit; `run` is undefined, and `failure` says why, where it does not complete. */
+async function runLimited(job: TrainJob): Promise<{ how: string; run?: Run; failure?: string }> {
+  const { how, prefix, release } = limitMemory(limitGB * 1e9);
+  note(`limit of ${limitGB} GB: ${how}`);
+  try {
+    return { how, run: await run(`streamed, within ${limitGB} GB`, job, prefix) };
+  } catch (error) {
+    note(`it did not complete: ${(error as Error).message}`);
+    return { how, failure: (error as Error).message };
+  } finally {
+    release();
+  }
+}
+
+function report(
+  name: string,
+  title: string,
+  config: LlamaConfig,
+  runs: readonly Run[],
+  limited: { how: string; run?: Run; failure?: string },
+): void {
+  const first = (way: string) => runs.find((run) => run.way === way)!;
+  const [resident, streamed] = [first('resident'), first('streamed')];
+  const rows = [...runs, ...(limited.run ? [limited.run] : [])].map(({ way, length, ready, seconds, last }) => ({
+    weights: way,
+    tokens: `1 x ${length}`,
+    'peak resident GB': gigabytes(last.peakResident),
+    'peak anonymous GB': gigabytes(last.peakAnonymous ?? NaN),
+    'peak file-backed GB': gigabytes(last.peakFileBacked ?? NaN),
+    'seconds/step, median': round(seconds.median),
+    'min - max': `${round(seconds.min)} - ${round(seconds.max)}`,
+    'seconds to load': round(ready.loadSeconds, 3),
+  }));
+  writeBenchmark({
+    name,
+    title,
+    seed,
+    figures: {
+      residentPeakGB: gigabytes(resident.last.peakResident),
+      streamedAnonymousGB: gigabytes(streamed.last.peakAnonymous ?? NaN),
+      secondsPerStep: round(streamed.seconds.median),
+      fitsLimitGB: limited.run ? limitGB : null,
+    },
+    rows,
+    notes: [
+      `${gigabytes(parameterCount(config).total)} billion parameters, random, bfloat16 at rest; BAdam with AdamW, block ${Math.min(16, config.num_hidden_layers - 1)}, every position predicted; each row a process of its own, two steps of warm-up.`,
+      'Resident is VmHWM; anonymous is the highest of samples of RssAnon every 20 ms. Streamed weights are mapped files: their pages count as resident and file-backed, and the system may drop them. GB are 1e9 bytes.',
+      `The limit of ${limitGB} GB was ${limited.how}; ${limited.run ? 'the run completed' : 'the run did not complete'}. secondsPerStep is the streamed median with a warm page cache.`,
+    ],
+    measurements: { runs, limited },
+    versions: resident.ready.versions,
+  });
+}
