@@ -51,7 +51,9 @@ describe.each([
     expect(built.inlined).toEqual(inlined.map((pattern) => expect.stringMatching(pattern)));
     const code = files().filter((file) => file.endsWith('.js'));
     expect(code).toContain('index.js');
-    const loaded = code.flatMap((file) => [...read(file).matchAll(/(?:from|require\(|import\() ?"([@\w][\w@./:-]*)"/g)]);
+    const loaded = code.flatMap((file) => [
+      ...read(file).matchAll(/(?:from|require\(|import\() ?"([@\w][\w@./:-]*)"/g),
+    ]);
     const outside = loaded.map(([, path]) => path).filter((path) => !path.startsWith('.') && !isBuiltin(path));
     expect([...new Set(outside.map((path) => path.replace('/auto', '')))].sort()).toEqual(built.imported);
   });
