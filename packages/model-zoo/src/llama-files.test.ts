@@ -10,6 +10,7 @@ import {
   rmSync,
   truncateSync,
   writeFileSync,
+  realpathSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -290,5 +291,7 @@ function randomTensors(config: LlamaConfig): [string, WritableTensor & { bytes()
 
 /** Mappings of files of a folder in this process (Linux). */
 function mapsOf(folder: string): number {
-  return readFileSync('/proc/self/maps', 'utf8').split('\n').filter((line) => line.includes(`${folder}/`)).length; // prettier-ignore
+  // The system shows real paths, without symbolic links.
+  const real = `${realpathSync(folder)}/`;
+  return readFileSync("/proc/self/maps", "utf8").split("\n").filter((line) => line.includes(real)).length; // prettier-ignore
 }
