@@ -5,7 +5,14 @@ export { dtypes, elementCount, type DType } from './dtypes.ts';
 export { OutOfMemoryError, TensorFlowError, TensorUseError } from './errors.ts';
 export { describeEngine, initTensorFlow, liveTensors, type TensorFlowOptions } from './init.ts';
 export { MappedFile } from './mapped-file.ts';
-export { MemoryMeter, readMemory, resetPeakMemory, type MemoryPeaks, type MemoryReading } from './memory.ts';
+export {
+  MemoryMeter,
+  readGpuMemory,
+  readMemory,
+  resetPeakMemory,
+  type MemoryPeaks,
+  type MemoryReading,
+} from './memory.ts';
 export { linear, matMul2d, operation, sparseSoftmaxCrossEntropy } from './operations.ts';
 export { Parameter } from './parameter.ts';
 export {

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import process from 'node:process';
 
@@ -76,5 +77,17 @@ export class MemoryMeter {
   stop(): MemoryPeaks {
     clearInterval(this.timer);
     return this.sample();
+  }
+}
+
+/** Bytes of GPU memory that this process holds, by nvidia-smi; undefined where there is no GPU or the driver does not say. */
+export function readGpuMemory(): number | undefined {
+  try {
+    const query = ['--query-compute-apps=pid,used_memory', '--format=csv,noheader,nounits'];
+    const lines = execFileSync('nvidia-smi', query, { encoding: 'utf8', stdio: 'pipe', timeout: 10_000 }).split('\n');
+    const own = lines.map((line) => line.split(',').map(Number)).filter(([pid]) => pid === process.pid);
+    return own.length > 0 ? own.reduce((sum, [, mebibytes]) => sum + mebibytes * 2 ** 20, 0) : undefined;
+  } catch {
+    return undefined;
   }
 }
