@@ -7,11 +7,22 @@ const allowed = {
   tensorflow: [],
   loaders: [],
   reporting: [],
-  'model-zoo': ['tensorflow'],
-  optimizers: ['tensorflow'],
+  quantization: ['tensorflow'],
+  'model-zoo': ['tensorflow', 'quantization'],
+  optimizers: ['tensorflow', 'quantization'],
+  adapters: ['tensorflow', 'quantization', 'model-zoo'],
   training: ['tensorflow', 'model-zoo', 'optimizers', 'loaders'],
-  experiments: ['tensorflow', 'model-zoo', 'optimizers', 'loaders', 'training', 'reporting'],
-  tools: ['tensorflow', 'model-zoo', 'optimizers', 'loaders', 'training', 'reporting'],
+  experiments: [
+    'tensorflow',
+    'quantization',
+    'model-zoo',
+    'adapters',
+    'optimizers',
+    'loaders',
+    'training',
+    'reporting',
+  ],
+  tools: ['tensorflow', 'quantization', 'model-zoo', 'adapters', 'optimizers', 'loaders', 'training', 'reporting'],
 };
 
 export default tseslint.config(

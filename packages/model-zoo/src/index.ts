@@ -23,9 +23,19 @@ export { readSafetensorsHeader, writeSafetensors } from './safetensors.ts';
 export type { SafetensorsEntry, SafetensorsHeader, WritableTensor } from './safetensors.ts';
 export { matchWeights, openWeights, saveWeights } from './weights.ts';
 export type { WeightEntry, Weights } from './weights.ts';
-export { attention, embedding, linear, recordProducts, replayProducts, rmsNorm, rotary, swiglu } from './layers.ts';
+export {
+  attention,
+  embedding,
+  linear,
+  plainLinear,
+  recordProducts,
+  replayProducts,
+  rmsNorm,
+  rotary,
+  swiglu,
+} from './layers.ts';
 export { createLlama, type Llama } from './llama.ts';
 export { llamaDecoder, type LlamaCache } from './llama-decoder.ts';
 export { openLlama, saveLlama, type OpenedLlama } from './llama-files.ts';
 export { callStage, stageInputs } from './stage-call.ts';
-export type { BatchLayout, Context, Stage, StagedModel, StageWeights } from './stages.ts';
+export type { BatchLayout, Context, LinearLayer, Stage, StagedModel, StageWeights } from './stages.ts';

@@ -1,4 +1,5 @@
 import { attribute, dtypes, matMul2d, operation, tf } from '@blockwise/tensorflow';
+import type { LinearLayer } from './stages.ts';
 
 /**
  * The pieces that Llama-like models share, each with a hand-written gradient: fewer and larger operations than TensorFlow.js's autodiff
@@ -93,6 +94,9 @@ export function linear(x: tf.Tensor2D, weight: tf.Tensor, bias?: tf.Tensor): tf.
   const y = product(x, weight) as tf.Tensor2D;
   return bias ? tf.add(y, bias) : y;
 }
+
+/** A linear module as it stands in the checkpoint. */
+export const plainLinear: LinearLayer = (name, x, w) => linear(x, w[`${name}.weight`], w[`${name}.bias`]);
 
 /**
  * Rows of the embedding.

@@ -35,12 +35,12 @@ export function llamaDecoder(model: Llama): CachedDecoder<LlamaCache> {
   const layer = compile('decode_layer', (...inputs) => {
     const { weights, rest } = stageInputs(layers[0], inputs);
     const [x, cos, sin, mask, keys, values, place] = rest;
-    const result = llamaLayer(config, weights, x, [cos, sin, mask], { keys, values, place });
+    const result = llamaLayer(config, weights, x, [cos, sin, mask], layers[0].linear, { keys, values, place });
     return [result.y, result.keys, result.values];
   });
   const project = compile('decode_head', (...inputs) => {
     const { weights, rest } = stageInputs(head, inputs);
-    return [llamaHead(config, weights, rest[0])];
+    return [llamaHead(config, weights, rest[0], head.linear)];
   });
 
   /** Feeds `ids`, at most 64 and filled up to 1 or 64; returns the hidden state of the last real one: float32 [1, H]. */

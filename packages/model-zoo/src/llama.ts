@@ -1,8 +1,8 @@
 import { Parameter, tf, type RawTensor } from '@blockwise/tensorflow';
 import { llamaLayerShapes, llamaWeightShapes, type LlamaConfig } from './config.ts';
-import { attention, embedding, linear, rmsNorm, rotary, swiglu } from './layers.ts';
+import { attention, embedding, plainLinear, rmsNorm, rotary, swiglu } from './layers.ts';
 import { rotaryTables } from './rotary-tables.ts';
-import type { BatchLayout, Context, Stage, StagedModel, StageWeights } from './stages.ts';
+import type { BatchLayout, Context, LinearLayer, Stage, StagedModel, StageWeights } from './stages.ts';
 
 /**
  * Llama (1, 2, 3, 3.1): rotary positions, grouped-query attention, RMSNorm before each half of a layer, SwiGLU, no biases by default.
@@ -29,12 +29,13 @@ function selfAttention(
   w: StageWeights,
   x: tf.Tensor2D,
   [cos, sin, mask]: Context,
+  linear: LinearLayer,
   cache?: LayerCache,
 ) {
   const { num_attention_heads: A, num_key_value_heads: K, head_dim: D } = config;
   const T = cos.shape[1]!;
   const B = x.shape[0] / T;
-  const project = (name: string) => linear(x, w[`self_attn.${name}.weight`], w[`self_attn.${name}.bias`]);
+  const project = (name: string) => linear(`self_attn.${name}`, x, w);
   const heads = (y: tf.Tensor2D, count: number) => tf.reshape(y, [B, T, count, D]) as tf.Tensor4D;
   const headsFirst = (y: tf.Tensor4D) => tf.transpose(y, [0, 2, 1, 3]); // [B, T, heads, D] -> [B, heads, T, D]
 
@@ -48,7 +49,7 @@ function selfAttention(
   const grouped = tf.reshape(queries, [B, K, (A / K) * T, D]); // the G heads of a group follow each other
   const attended = tf.reshape(attention(grouped, keys, values, mask), [B, A, T, D]);
   const joined = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [B * T, A * D]) as tf.Tensor2D;
-  return { y: linear(joined, w['self_attn.o_proj.weight'], w['self_attn.o_proj.bias']), keys, values };
+  return { y: linear('self_attn.o_proj', joined, w), keys, values };
 }
 
 /** The cache with the new entries in their places: float32 [1, K, S, D]. */
@@ -58,7 +59,14 @@ function merge(old: tf.Tensor, fresh: tf.Tensor, { place }: LayerCache): tf.Tens
 }
 
 /** One decoder layer; with a cache, also the cache as it becomes. */
-export function llamaLayer(config: LlamaConfig, w: StageWeights, x: tf.Tensor, context: Context, cache?: LayerCache) {
+export function llamaLayer(
+  config: LlamaConfig,
+  w: StageWeights,
+  x: tf.Tensor,
+  context: Context,
+  linear: LinearLayer = plainLinear,
+  cache?: LayerCache,
+) {
   const eps = config.rms_norm_eps;
   const input = x as tf.Tensor2D;
   const { y, keys, values } = selfAttention(
@@ -66,19 +74,25 @@ export function llamaLayer(config: LlamaConfig, w: StageWeights, x: tf.Tensor, c
     w,
     rmsNorm(input, w['input_layernorm.weight'], eps),
     context,
+    linear,
     cache,
   );
   const middle = tf.add(input, y) as tf.Tensor2D;
   const normed = rmsNorm(middle, w['post_attention_layernorm.weight'], eps);
-  const gate = linear(normed, w['mlp.gate_proj.weight'], w['mlp.gate_proj.bias']);
-  const up = linear(normed, w['mlp.up_proj.weight'], w['mlp.up_proj.bias']);
-  const down = linear(swiglu(gate, up), w['mlp.down_proj.weight'], w['mlp.down_proj.bias']);
+  const gate = linear('mlp.gate_proj', normed, w);
+  const up = linear('mlp.up_proj', normed, w);
+  const down = linear('mlp.down_proj', swiglu(gate, up), w);
   return { y: tf.add(middle, down) as tf.Tensor2D, keys, values };
 }
 
 /** Final norm and vocabulary projection, row by row: float32 [rows, H] -> logits, float32 [rows, vocab_size]. */
-export function llamaHead(config: LlamaConfig, w: StageWeights, x: tf.Tensor): tf.Tensor2D {
-  return linear(rmsNorm(x as tf.Tensor2D, w['norm.weight'], config.rms_norm_eps), w['lm_head.weight']);
+export function llamaHead(
+  config: LlamaConfig,
+  w: StageWeights,
+  x: tf.Tensor,
+  linear: LinearLayer = plainLinear,
+): tf.Tensor2D {
+  return linear('lm_head', rmsNorm(x as tf.Tensor2D, w['norm.weight'], config.rms_norm_eps), w);
 }
 
 /** The stages over given parameters. Names inside a stage are without the prefix that its place in the model gives. */
@@ -92,7 +106,7 @@ function llamaStages(config: LlamaConfig, parameters: ReadonlyMap<string, Parame
       name,
       kind: 'layer',
       parameters: new Map(layerNames.map((local) => [local, parameter(`${name}.${local}`)])),
-      forward: (w, x, context) => llamaLayer(config, w, x, context).y,
+      forward: (w, x, context, linear) => llamaLayer(config, w, x, context, linear).y,
     };
   });
   const embed: Stage = {
@@ -109,7 +123,7 @@ function llamaStages(config: LlamaConfig, parameters: ReadonlyMap<string, Parame
       ['norm.weight', parameter('model.norm.weight')],
       ['lm_head.weight', parameter(config.tie_word_embeddings ? table : 'lm_head.weight')],
     ]),
-    forward: (w, x) => llamaHead(config, w, x),
+    forward: (w, x, _context, linear) => llamaHead(config, w, x, linear),
   };
   return [embed, ...layers, head];
 }

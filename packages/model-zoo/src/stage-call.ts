@@ -16,9 +16,14 @@ export async function callStage(
   }
 }
 
-/** The other side: inside the compiled function, the stage's weights as float32 by name, and the rest of the inputs. */
+/**
+ * The other side: inside the compiled function, the stage's weights by name, floats as float32 and packed whole numbers (quantised codes)
+ * as int32, and the rest of the inputs.
+ */
 export function stageInputs(stage: Stage, inputs: readonly AnyTensor[]): { weights: StageWeights; rest: tf.Tensor[] } {
   const names = [...stage.parameters.keys()];
-  const weights = Object.fromEntries(names.map((name, i) => [name, cast(inputs[i])]));
+  const weights = Object.fromEntries(names.map((name, i) => [name, cast(inputs[i], computing(inputs[i]))]));
   return { weights, rest: inputs.slice(names.length) as tf.Tensor[] };
 }
+
+const computing = ({ dtype }: AnyTensor) => (/^u?int/.test(dtype) ? 'int32' : 'float32');

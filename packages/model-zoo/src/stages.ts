@@ -8,8 +8,14 @@ import type { Parameter, tf } from '@blockwise/tensorflow';
 /** What every stage of a batch may look at beside its input: positions and attention mask, in a fixed order. Borrowed. */
 export type Context = readonly tf.Tensor[];
 
-/** A stage's float32 weights by the name they have inside the stage (`self_attn.q_proj.weight`). */
+/** A stage's weights by the name they have inside the stage (`self_attn.q_proj.weight`): float32, or int32 codes of quantised ones. */
 export type StageWeights = Readonly<Record<string, tf.Tensor>>;
+
+/**
+ * How a linear module of a stage maps its rows: float32 [N, inputs] -> [N, outputs]. A model calls it for each of its projections by the
+ * name that the module has in the stage (`self_attn.q_proj`); adapters and quantised layers are other functions of this type.
+ */
+export type LinearLayer = (name: string, x: tf.Tensor2D, weights: StageWeights) => tf.Tensor2D;
 
 /** One step of the walk through a model. */
 export interface Stage {
@@ -19,11 +25,14 @@ export interface Stage {
   readonly kind: string;
   /** Name inside the stage -> the parameter. A tied weight may appear in two stages. */
   readonly parameters: ReadonlyMap<string, Parameter>;
+  /** How its linear modules map their rows when nothing is dropped, where that is not y = x W^T + b: for decoders. */
+  readonly linear?: LinearLayer;
   /**
    * The stage's function, in TensorFlow.js operations. The first stage takes token ids, int32 [N]; the others take float32 [N, H]; all
    * return float32 [N, H] but the last, which works on each row alone and returns logits, float32 [rows, vocabulary].
+   * @param linear in place of y = x W^T + b
    */
-  forward(weights: StageWeights, x: tf.Tensor, context: Context): tf.Tensor;
+  forward(weights: StageWeights, x: tf.Tensor, context: Context, linear?: LinearLayer): tf.Tensor;
 }
 
 /** The shape of one batch and what attends to what. */
@@ -34,6 +43,8 @@ export interface BatchLayout {
   readonly positionIds: Int32Array;
   /** int32 [B * T], for packed rows: tokens attend within their segment; 0 is padding. Absent: one example a row, padded on the right. */
   readonly segmentIds?: Int32Array;
+  /** Of a training batch: an integer of its own for every batch of a run, from which dropout draws. Absent: nothing is dropped. */
+  readonly dropoutSeed?: number;
 }
 
 /** A model that training, evaluation and generation can walk through. */

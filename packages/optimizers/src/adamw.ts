@@ -48,7 +48,7 @@ function adamFactory(name: string, options: AdamOptions, standardDecay: number, 
     const decay = weightDecayOf(options, standardDecay, compat);
     const rule: UpdateRule = {
       learningRate,
-      states: ['exp_avg', 'exp_avg_sq'],
+      states: () => [{ name: 'exp_avg' }, { name: 'exp_avg_sq' }],
       apply: (update) => decayed(update, (gradient) => step(update, gradient), decay),
     };
     return new ParameterOptimizer(parameters, rule);

@@ -149,8 +149,8 @@ test('a state of other parameters, of another rule or with torn tensors is refus
   const { scalars, tensors } = optimizer.state();
   const [first, second, third] = smallNames;
   tensors.delete(`${first}.exp_avg`);
-  tensors.set(`${second}.master`, { shape: [3, 4], bytes: new Uint8Array(48) });
-  tensors.set(`${third}.exp_avg_sq`, { shape: smallShape, bytes: new Uint8Array(47) });
+  tensors.set(`${second}.master`, { dtype: 'float32', shape: [3, 4], bytes: new Uint8Array(48) });
+  tensors.set(`${third}.exp_avg_sq`, { dtype: 'float32', shape: smallShape, bytes: new Uint8Array(47) });
   scalars.learningRate = 'fast';
   scalars.steps = { ...(scalars.steps as object), x: 1.5 };
   let message = '';

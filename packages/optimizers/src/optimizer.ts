@@ -1,4 +1,4 @@
-import type { Parameter, tf } from '@blockwise/tensorflow';
+import type { DType, Parameter, tf } from '@blockwise/tensorflow';
 
 /**
  * What the training loop asks of every optimizer. It sees named parameters, never a model. A step is: set `learningRate`, `beginStep()`,
@@ -12,6 +12,11 @@ export interface Optimizer {
   beginStep(): void;
   /** Applies the gradient (float32, the parameter's shape) the moment it exists; borrows it. Once per name and step. */
   update(name: string, gradient: tf.Tensor): void;
+  /**
+   * Gradients must not outlive update() (LOMO): where their common norm is clipped, the loop runs backward twice, for the norm and for the
+   * updates, instead of keeping them.
+   */
+  readonly fused?: boolean;
   /** Block optimizers may switch here: parameters go to rest, others get their masters. */
   endStep(): void;
   /** Copies of everything a resumed run needs beside the weights at rest, bit for bit. */
@@ -27,13 +32,14 @@ export interface Optimizer {
 export type JsonValue = null | boolean | number | string | JsonValue[] | JsonObject;
 export type JsonObject = { [name: string]: JsonValue };
 
-/** A float32 tensor outside the engine, little-endian. */
+/** A tensor outside the engine, little-endian. */
 export interface StateTensor {
+  dtype: DType;
   shape: readonly number[];
   bytes: Uint8Array;
 }
 
-/** Scalars as JSON, and float32 tensors by name: `<parameter>.master`, `<parameter>.exp_avg` and so on, with PyTorch's state names. */
+/** Scalars as JSON, and tensors by name: `<parameter>.master`, `<parameter>.exp_avg` and so on, with PyTorch's state names. */
 export interface OptimizerState {
   scalars: JsonObject;
   tensors: Map<string, StateTensor>;

@@ -1,23 +1,62 @@
-import { cast, RawTensor, tf, toRaw, Variable, type Parameter } from '@blockwise/tensorflow';
+import {
+  cast,
+  dtypes,
+  elementCount,
+  RawTensor,
+  tf,
+  toRaw,
+  Variable,
+  type AnyTensor,
+  type DType,
+  type Parameter,
+  type Rounding,
+} from '@blockwise/tensorflow';
 import type { JsonObject, JsonValue, Optimizer, OptimizerState, StateTensor } from './optimizer.ts';
 import { ScalarSlots } from './scalar-slots.ts';
+import { hash } from './hash.ts';
 import { UserError } from './user-error.ts';
 
 /** How one parameter follows its gradient: all that differs between AdamW, Adam and SGD. */
 export interface UpdateRule {
   /** The learning rate before any is set. */
   readonly learningRate: number;
-  /** PyTorch's names of the states kept per parameter: float32, of its shape, zero at first, made at its first update. */
-  readonly states: readonly string[];
+  /** The states that a parameter gets at its first update, in the order in which apply() is given them. */
+  states(parameter: { readonly name: string; readonly shape: readonly number[] }): readonly StateSpec[];
   /** Changes `master` and `states` in place; borrows all. */
   apply(update: Update): void;
+}
+
+/** One state of a parameter. */
+export interface StateSpec {
+  /** PyTorch's name of it: `exp_avg`. */
+  readonly name: string;
+  /** Default: the parameter's. */
+  readonly shape?: readonly number[];
+  /** Default float32. */
+  readonly dtype?: DType;
+  /** The value of all its elements at first (for whole-number types at most a byte's); default 0. */
+  readonly fill?: number;
+}
+
+/** How a ParameterOptimizer keeps its parameters. */
+export interface ParameterOptimizerOptions {
+  /**
+   * kept (default): float32 masters from the first to the last step. transient: a 16-bit parameter becomes float32 for its update alone
+   * and is rounded back, which loses updates below its precision but takes no memory between updates (LOMO). Float32 parameters are
+   * updated in place either way.
+   */
+  masters?: 'kept' | 'transient';
+  /** How transient masters are rounded; default nearest. */
+  rounding?: Rounding;
+  /** As Optimizer.fused. */
+  fused?: boolean;
 }
 
 /** One update of one parameter. */
 export interface Update {
   name: string;
   master: Variable;
-  /** In the order of UpdateRule.states. */
+  /** In the order of UpdateRule.states(): float32 ones, or such as they were asked for. */
   states: readonly Variable[];
   gradient: tf.Tensor;
   learningRate: number;
@@ -29,6 +68,7 @@ export interface Update {
 
 interface Progress {
   step: number;
+  specs: readonly StateSpec[];
   states: Variable[];
 }
 
@@ -41,15 +81,19 @@ export class ParameterOptimizer implements Optimizer {
   private readonly updated = new Set<string>();
   private readonly scalars = new ScalarSlots();
 
-  /** Gives every parameter its float32 master. */
+  readonly fused: boolean;
+
+  /** Gives every parameter its float32 master, transient ones excepted. */
   constructor(
     parameters: readonly Parameter[],
     private readonly rule: UpdateRule,
+    private readonly options: ParameterOptimizerOptions = {},
   ) {
+    this.fused = options.fused ?? false;
     this.parameters = byName(parameters);
     this.trainable = new Set(this.parameters.keys());
     this.learningRate = rule.learningRate;
-    for (const parameter of parameters) parameter.activate();
+    for (const parameter of parameters) if (!this.isTransient(parameter)) parameter.activate();
   }
 
   beginStep(): void {
@@ -57,20 +101,36 @@ export class ParameterOptimizer implements Optimizer {
   }
 
   update(name: string, gradient: tf.Tensor): void {
-    const master = this.master(name);
-    if (gradient.shape.join() !== master.shape.join())
-      throw new Error(`internal: ${name} of shape [${master.shape}] got a gradient of shape [${gradient.shape}]`);
+    const parameter = this.parameters.get(name);
+    if (!parameter) throw new Error(`internal: ${name} is not a parameter that this optimizer trains now`);
+    if (gradient.shape.join() !== parameter.shape.join())
+      throw new Error(`internal: ${name} of shape [${parameter.shape}] got a gradient of shape [${gradient.shape}]`);
     // Two gradients (of a tied weight, say) have to be summed first: Adam of the parts is not Adam of the sum.
     if (this.updated.has(name)) throw new Error(`internal: ${name} is updated twice in one step`);
     this.updated.add(name);
-    const progress = this.progress.get(name) ?? this.begin(name, master);
+    const progress = this.progress.get(name) ?? this.begin(parameter);
     progress.step++;
     const { step, states } = progress;
+    const transient = this.isTransient(parameter);
+    if (transient) parameter.activate();
+    const master = this.master(name);
     this.rule.apply({
       ...{ name, master, states, gradient, step },
       learningRate: this.learningRate,
       scalar: this.scalars.get,
     });
+    if (transient) parameter.deactivate(this.roundingOf(name, step));
+  }
+
+  private isTransient({ storageDtype }: Parameter): boolean {
+    return this.options.masters === 'transient' && storageDtype !== 'float32';
+  }
+
+  /** Other random numbers for every parameter and step, the same ones in a resumed run. */
+  private roundingOf(name: string, step: number): Rounding | undefined {
+    const { rounding } = this.options;
+    if (rounding?.mode !== 'stochastic') return rounding;
+    return { mode: 'stochastic', seed: hash(rounding.seed, [...this.trainable].indexOf(name), step) };
   }
 
   endStep(): void {}
@@ -78,12 +138,12 @@ export class ParameterOptimizer implements Optimizer {
   state(): OptimizerState {
     const steps: JsonObject = {};
     const tensors = new Map<string, StateTensor>();
-    for (const name of this.trainable) {
-      tensors.set(`${name}.master`, copyOut(this.master(name)));
+    for (const [name, parameter] of this.parameters) {
+      if (!this.isTransient(parameter)) tensors.set(`${name}.master`, copyOut(this.master(name)));
       const progress = this.progress.get(name);
       if (!progress) continue;
       steps[name] = progress.step;
-      progress.states.forEach((state, i) => tensors.set(`${name}.${this.rule.states[i]}`, copyOut(state)));
+      progress.states.forEach((state, i) => tensors.set(`${name}.${progress.specs[i].name}`, copyOut(state)));
     }
     return { scalars: { learningRate: this.learningRate, steps }, tensors };
   }
@@ -96,14 +156,13 @@ export class ParameterOptimizer implements Optimizer {
     if (problems.length > 0) throw UserError.of('the optimizer state does not fit this run', problems);
     this.learningRate = learningRate as number;
     this.dispose();
-    for (const name of this.trainable) {
-      const master = this.master(name);
-      copyIn(master, state.tensors.get(`${name}.master`)!);
+    for (const [name, parameter] of this.parameters) {
+      if (!this.isTransient(parameter)) copyIn(this.master(name), state.tensors.get(`${name}.master`)!);
       const step = (steps as JsonObject)[name] as number | undefined;
       if (step === undefined) continue;
-      const progress = this.begin(name, master);
+      const progress = this.begin(parameter);
       progress.step = step;
-      progress.states.forEach((variable, i) => copyIn(variable, state.tensors.get(`${name}.${this.rule.states[i]}`)!));
+      progress.states.forEach((variable, i) => copyIn(variable, state.tensors.get(`${name}.${progress.specs[i].name}`)!)); // prettier-ignore
     }
   }
 
@@ -116,15 +175,19 @@ export class ParameterOptimizer implements Optimizer {
       if (!Number.isSafeInteger(step) || (step as number) < 1)
         problems.push(`the step count of ${name} is ${JSON.stringify(step)}, not a positive integer`);
     }
-    for (const [name, { shape }] of this.parameters) {
-      const wanted = ['master', ...(name in steps ? this.rule.states : [])];
-      for (const key of wanted.map((state) => `${name}.${state}`)) {
+    for (const [name, parameter] of this.parameters) {
+      const wanted: StateSpec[] = this.isTransient(parameter) ? [] : [{ name: 'master' }];
+      if (name in steps) wanted.push(...this.rule.states(parameter));
+      for (const { name: state, shape = parameter.shape, dtype = 'float32' } of wanted) {
+        const key = `${name}.${state}`;
         const found = tensors.get(key);
         if (!found) problems.push(`${key} is missing`);
         else if (found.shape.join() !== shape.join())
           problems.push(`${key} has shape [${found.shape}], expected [${shape}]`);
-        else if (found.bytes.byteLength !== 4 * shape.reduce((product, size) => product * size, 1))
-          problems.push(`${key} has ${found.bytes.byteLength} bytes, which is not float32[${shape}]`);
+        else if (found.dtype !== dtype || found.bytes.byteLength !== dtypes[dtype].bytes * elementCount(shape))
+          problems.push(
+            `${key} has ${found.bytes.byteLength} bytes of ${found.dtype}, which is not ${dtype}[${shape}]`,
+          );
       }
     }
     return problems;
@@ -151,9 +214,10 @@ export class ParameterOptimizer implements Optimizer {
     return parameter.master;
   }
 
-  private begin(name: string, { shape }: Variable): Progress {
-    const progress = { step: 0, states: this.rule.states.map(() => zeros(shape)) };
-    this.progress.set(name, progress);
+  private begin(parameter: Parameter): Progress {
+    const specs = this.rule.states(parameter);
+    const progress = { step: 0, specs, states: specs.map((spec) => filled(spec, parameter.shape)) };
+    this.progress.set(parameter.name, progress);
     return progress;
   }
 }
@@ -168,25 +232,30 @@ export function byName(parameters: readonly Parameter[]): Map<string, Parameter>
   return map;
 }
 
-function zeros(shape: readonly number[]): Variable {
-  const initial = tf.fill([...shape], 0);
-  const variable = new Variable(initial);
+function filled({ dtype = 'float32', fill = 0, shape }: StateSpec, otherwise: readonly number[]): Variable {
+  const dims = [...(shape ?? otherwise)];
+  const initial: AnyTensor =
+    dtype === 'float32'
+      ? tf.fill(dims, fill)
+      : RawTensor.fromBytes(new Uint8Array(elementCount(dims) * dtypes[dtype].bytes).fill(fill), dims, dtype);
+  const variable = new Variable<AnyTensor>(initial);
   initial.dispose();
-  return variable;
+  return variable as Variable;
 }
 
-function copyOut(variable: Variable): StateTensor {
+function copyOut(variable: Variable<AnyTensor>): StateTensor {
+  const { dtype } = variable;
   const values = variable.read();
-  const raw = toRaw(values, 'float32');
+  const raw = values instanceof RawTensor ? values : toRaw(values, dtype);
   const bytes = raw.bytes();
   raw.dispose();
   values.dispose();
-  return { shape: [...variable.shape], bytes };
+  return { dtype, shape: [...variable.shape], bytes };
 }
 
-function copyIn(variable: Variable, { shape, bytes }: StateTensor): void {
-  const raw = RawTensor.fromBytes(bytes, shape, 'float32');
-  const values = cast(raw);
+function copyIn(variable: Variable<AnyTensor>, { shape, bytes, dtype }: StateTensor): void {
+  const raw = RawTensor.fromBytes(bytes, shape, dtype);
+  const values = dtype === 'float32' ? cast(raw) : raw;
   variable.assign(values);
   values.dispose();
   raw.dispose();

@@ -41,7 +41,8 @@ export function sgd(options: SgdOptions = {}): OptimizerFactory {
         const damped = share === 1 ? gradient : tf.mul(gradient, scalar('share', share));
         master.applyMomentum(states[0], rate, damped, scalar('momentum', momentum), nesterov);
       });
-    const rule: UpdateRule = { learningRate, states: momentum === 0 ? [] : ['momentum_buffer'], apply };
+    const states = momentum === 0 ? [] : [{ name: 'momentum_buffer' }];
+    const rule: UpdateRule = { learningRate, states: () => states, apply };
     return new ParameterOptimizer(parameters, rule);
   };
 }

@@ -78,14 +78,14 @@ function castValue(id: number, from: DType, to: DType): Value {
 }
 
 /**
- * A new TensorFlow.js float32 tensor with the values of `x`. A float32 RawTensor is copied: it may lie over a read-only file, and a variable
+ * A new TensorFlow.js tensor, float32 or (of whole numbers) int32, with the values of `x`. A float32 RawTensor is copied: it may lie over a read-only file, and a variable
  * made of the result is written in place. Inside a compiled function nothing is copied.
  */
-export function cast(x: AnyTensor, _dtype: 'float32' = 'float32'): tf.Tensor {
+export function cast(x: AnyTensor, dtype: 'float32' | 'int32' = 'float32'): tf.Tensor {
   const runtime = currentRuntime();
-  if (x instanceof RawTensor && x.dtype === 'float32' && !runtime.isTracing)
+  if (x instanceof RawTensor && x.dtype === 'float32' && dtype === 'float32' && !runtime.isTracing)
     return wrap(runtime.execute('DeepCopy', [attribute.type('T', dtypes.float32.code)], [x.id])[0]);
-  return wrap(castValue(idOfAny(x), x.dtype as DType, 'float32'));
+  return wrap(castValue(idOfAny(x), x.dtype as DType, dtype));
 }
 
 /** How a float32 value becomes a 16-bit one. */

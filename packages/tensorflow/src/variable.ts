@@ -1,29 +1,33 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import { attribute, type Attribute } from './attributes.ts';
-import { idOf, wrap } from './backend.ts';
-import { dtypes } from './dtypes.ts';
+import { idOf } from './backend.ts';
+import { dtypes, elementCount, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
+import { idOfAny, wrapAny, type AnyTensor } from './raw-tensor.ts';
 import { currentRuntime } from './runtime.ts';
 
 /** TensorFlow's name for a resource that nobody else can look up (tensorflow/core/framework/resource_handle.h). */
 const anonymous = 'cd2c89b7-88b7-44c8-ad83-06c2a9158347';
-const dtype = attribute.type('dtype', dtypes.float32.code);
 const T = attribute.type('T', dtypes.float32.code);
 const locked = attribute.bool('use_locking', false);
 
 /**
- * A float32 resource variable: master weights and optimizer states, which TensorFlow's update operations change in place.
- * While a tensor from read() is alive, an update copies the whole variable: dispose reads first.
+ * A resource variable: master weights and optimizer states, which TensorFlow's update operations change in place. Float32 but for packed
+ * states, whose type is that of their initial values. While a tensor from read() is alive, an update copies the whole variable: dispose reads first.
  */
-export class Variable {
+export class Variable<Values extends AnyTensor = tf.Tensor> {
   private handle: number | undefined;
   private readonly dims: number[];
+  readonly dtype: DType;
+  private readonly type: Attribute;
 
   /** Starts with the values of `initial`; borrows it (dispose it, or the first update copies). */
-  constructor(initial: tf.Tensor) {
+  constructor(initial: Values) {
     this.dims = [...initial.shape];
+    this.dtype = initial.dtype as DType;
+    this.type = attribute.type('dtype', dtypes[this.dtype].code);
     const attributes = [
-      dtype,
+      this.type,
       attribute.shape('shape', this.dims),
       attribute.string('container', ''),
       attribute.string('shared_name', anonymous),
@@ -43,33 +47,35 @@ export class Variable {
   }
 
   get byteLength(): number {
-    return 4 * this.dims.reduce((product, size) => product * size, 1);
+    return dtypes[this.dtype].bytes * elementCount(this.dims);
   }
 
   /** The current values as a tensor that shares the variable's buffer; the caller disposes it before the next update. */
-  read(): tf.Tensor {
-    return wrap(currentRuntime().execute('ReadVariableOp', [dtype], [this.resource])[0]);
+  read(): Values {
+    return wrapAny(currentRuntime().execute('ReadVariableOp', [this.type], [this.resource])[0]) as Values;
   }
 
   /** Replaces the values (the shape stays); borrows `values`. */
-  assign(values: tf.Tensor): void {
-    if (values.shape.join() !== this.dims.join())
-      throw new RangeError(`a variable of shape [${this.dims}] cannot hold a tensor of shape [${values.shape}]`);
-    this.run('AssignVariableOp', [dtype, attribute.bool('validate_shape', false)], values);
+  assign(values: Values): void {
+    if (values.shape.join() !== this.dims.join() || values.dtype !== this.dtype)
+      throw new RangeError(
+        `a ${this.dtype} variable of shape [${this.dims}] cannot hold a ${values.dtype} tensor of shape [${values.shape}]`,
+      );
+    this.run('AssignVariableOp', [this.type, attribute.bool('validate_shape', false)], values);
   }
 
   /** Subtracts `delta` in place. */
-  subtract(delta: tf.Tensor): void {
-    this.run('AssignSubVariableOp', [dtype], delta);
+  subtract(delta: Values): void {
+    this.run('AssignSubVariableOp', [this.type], delta);
   }
 
   /** Adds `delta` in place. */
-  add(delta: tf.Tensor): void {
-    this.run('AssignAddVariableOp', [dtype], delta);
+  add(delta: Values): void {
+    this.run('AssignAddVariableOp', [this.type], delta);
   }
 
-  private run(op: string, attributes: Attribute[], values: tf.Tensor): void {
-    currentRuntime().execute(op, attributes, [this.resource, idOf(values)]);
+  private run(op: string, attributes: Attribute[], values: Values): void {
+    currentRuntime().execute(op, attributes, [this.resource, idOfAny(values)]);
   }
 
   /** Frees the memory. */

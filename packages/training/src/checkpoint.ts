@@ -61,8 +61,8 @@ export async function saveCheckpoint(
   return folder;
 }
 
-function writable({ shape, bytes }: StateTensor): WritableTensor {
-  return { dtype: 'float32', shape, bytes: () => bytes };
+function writable({ dtype, shape, bytes }: StateTensor): WritableTensor {
+  return { dtype, shape, bytes: () => bytes };
 }
 
 /** Makes the rename itself outlast a power cut. */
@@ -158,7 +158,10 @@ function readTensors(path: string): Map<string, StateTensor> {
       return bytes;
     };
     return new Map(
-      [...entries].map(([name, { shape, offset, byteLength }]) => [name, { shape, bytes: read(offset, byteLength) }]),
+      [...entries].map(([name, { dtype, shape, offset, byteLength }]) => [
+        name,
+        { dtype, shape, bytes: read(offset, byteLength) },
+      ]),
     );
   } finally {
     closeSync(file);

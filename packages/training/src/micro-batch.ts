@@ -31,9 +31,10 @@ export function predictingRows({ labels, batchSize, length }: Pick<Batch, 'label
   return { rows: Int32Array.from(rows), targets: Int32Array.from(targets) };
 }
 
-/** Puts a batch into tensors. */
-export function createMicroBatch(model: StagedModel, batch: Batch): MicroBatch {
-  return { ids: tf.tensor1d(batch.inputIds, 'int32'), context: model.context(batch), ...predictingRows(batch) };
+/** Puts a batch into tensors. `dropoutSeed`, where given, is an integer of this batch's own in the run: see BatchLayout. */
+export function createMicroBatch(model: StagedModel, batch: Batch, dropoutSeed?: number): MicroBatch {
+  const context = model.context({ ...batch, dropoutSeed });
+  return { ids: tf.tensor1d(batch.inputIds, 'int32'), context, ...predictingRows(batch) };
 }
 
 export function disposeMicroBatch({ ids, context }: MicroBatch): void {

@@ -140,7 +140,7 @@ async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResul
   while (steps.length < options.totalSteps && !signal?.aborted) {
     const begin = performance.now();
     const step = steps.length + 1;
-    const { microBatches, tokens, examples, epoch } = takeMicroBatches(model, batches, options);
+    const { microBatches, tokens, examples, epoch } = takeMicroBatches(model, batches, options, step);
     const factor = learningRateFactor(options.lrSchedulerType, step - 1, options.totalSteps, options.warmupSteps);
     const block = optimizer.currentBlock?.index ?? null;
     optimizer.learningRate = options.learningRate * factor;
@@ -189,7 +189,12 @@ export function stepsPerEpoch(batchesPerEpoch: number, gradientAccumulationSteps
 }
 
 /** The next step's batches; a step does not reach over the end of an epoch. */
-function takeMicroBatches(model: StagedModel, source: BatchSource, { gradientAccumulationSteps }: TrainOptions) {
+function takeMicroBatches(
+  model: StagedModel,
+  source: BatchSource,
+  { gradientAccumulationSteps }: TrainOptions,
+  step: number,
+) {
   const microBatches: MicroBatch[] = [];
   let tokens = 0;
   let examples = 0;
@@ -197,7 +202,7 @@ function takeMicroBatches(model: StagedModel, source: BatchSource, { gradientAcc
     const batch = source.next();
     tokens += batch.tokens;
     examples += batch.exampleIndices.length;
-    microBatches.push(createMicroBatch(model, batch));
+    microBatches.push(createMicroBatch(model, batch, step * 4096 + microBatches.length));
   } while (microBatches.length < gradientAccumulationSteps && source.state().position > 0);
   const { epoch, position } = source.state();
   return { microBatches, tokens, examples, epoch: epoch + position / source.batchesPerEpoch };
