@@ -166,7 +166,7 @@ test('a state of other parameters, of another rule or with torn tensors is refus
     'the step count of x is 1.5, not a positive integer',
     `${first}.exp_avg is missing`,
     `${second}.master has shape [3,4], expected [4,3]`,
-    `${third}.exp_avg_sq has 47 bytes, which is not float32[4,3]`,
+    `${third}.exp_avg_sq has 47 bytes of float32, which is not float32[4,3]`,
     'learningRate is "fast", not a number',
   ]);
   expect(() => optimizer.restore({ scalars: {}, tensors })).toThrow('it has no step counts');
