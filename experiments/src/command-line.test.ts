@@ -181,12 +181,12 @@ describe('values', () => {
 describe('problems', () => {
   it('come all in one error, with what is allowed and near matches', () => {
     const words =
-      '--swich_block_every 100 --switch_mode rando --finetuning_type lora --learning_rate fast --num_train_epochs -1 ' +
+      '--swich_block_every 100 --switch_mode rando --finetuning_type lara --learning_rate fast --num_train_epochs -1 ' +
       '--switch_block_every 0 --do_train maybe --adam_beta1 1 --per-device-train-batch-size 2.5 --colour red --warmupRatio=1.5 --seed';
     expect(problems(words)).toEqual([
       '--swich_block_every: no such option; did you mean --switch_block_every?',
       '--switch_mode: found "rando", expected random, ascending, descending or fixed (did you mean random?)',
-      '--finetuning_type: found "lora", not yet available; use block or full',
+      '--finetuning_type: found "lara", expected block, full, freeze, lora, qlora, sparse, lomo, adalomo, galore or bitnet (did you mean lora?)',
       '--learning_rate: found "fast", expected a number, at least 0',
       '--num_train_epochs: found "-1", expected a number, at least 0',
       '--switch_block_every: found "0", expected a whole number, at least 1, or auto (or -1)',
@@ -199,12 +199,40 @@ describe('problems', () => {
     ]);
   });
 
-  it('name every method that is not there yet', () => {
-    for (const type of ['freeze', 'lora', 'qlora', 'sparse', 'lomo', 'adalomo', 'galore', 'bitnet']) {
-      expect(problems(`--finetuning_type ${type}`)).toEqual([
-        `--finetuning_type: found "${type}", not yet available; use block or full`,
-      ]);
-    }
+  it('name what LLaMA-Factory has and this package has not', () => {
+    expect(problems('--stage dpo')).toEqual(['--stage: found "dpo", not yet available; use sft or pt']);
+  });
+
+  it('come with combinations of methods that make no sense, before anything is loaded', () => {
+    const cases: [string, string][] = [
+      ['--use_badam --finetuning_type freeze', '--use_badam needs --finetuning_type full, lora or qlora'],
+      ['--use_galore --finetuning_type lora', '--use_galore needs --finetuning_type full, and no --use_badam'],
+      ['--quantization_bit 8', '--quantization_bit: found "8", expected a whole number, at least 4 and at most 4'],
+      [
+        '--quantization_bit 4 --finetuning_type full',
+        '--quantization_bit 4 needs --finetuning_type lora or qlora: weights that train themselves cannot be kept in 4 bits',
+      ],
+      ['--use_adam_mini --optim sgd', '--use_adam_mini and --optim name different optimizers; leave one out'],
+      [
+        '--pure_bf16 --no_bf16 --finetuning_type full',
+        '--pure_bf16 keeps weights in bfloat16 alone, and --bf16 is false; leave one out',
+      ],
+      [
+        '--finetuning_type freeze --freeze_trainable_layers 0',
+        '--freeze_trainable_layers: found 0, which trains nothing; give a number of layers, or --freeze_extra_modules',
+      ],
+      ['--finetuning_type sparse --update_ratio 0', '--update_ratio: found 0, which trains nothing; expected more'],
+      ['--optim sgd --nesterov', '--nesterov needs --momentum above 0 and --dampening 0'],
+      [
+        '--finetuning_type lora --no_lora_only --use_badam',
+        '--lora_only false trains all weights, and --use_badam one block; leave one out',
+      ],
+      [
+        '--freeze_extra_modules norm, --finetuning_type freeze',
+        '--freeze_extra_modules: found "norm,", expected names separated by commas',
+      ],
+    ];
+    for (const [words, problem] of cases) expect(problems(words), words).toEqual([problem]);
   });
 
   it('name the templates that there are', () => {
@@ -231,7 +259,7 @@ describe('problems', () => {
       '--evaluation_strategy needs data held out, and --val_size is 0; set --val_size, or --evaluation_strategy no',
       '--packing and --group_by_length exclude each other (packed rows have one length); leave one out',
       '--compat official rounds to nearest, as the badam package does; leave out --stochastic_rounding or --compat',
-      '--stochastic_rounding rounds to bfloat16, and --bf16 is false; leave one out',
+      '--stochastic_rounding rounds to bfloat16, and --bf16 is false or --fp16 given; leave one out',
     ]);
     expect(problems('--val_size 1.5 --num_train_epochs 0')).toEqual([
       '--val_size: expected a share below 1 or a whole number of examples',
@@ -259,6 +287,51 @@ describe('warnings', () => {
       '--warmup_ratio: without effect beside --warmup_steps',
       '--num_train_epochs: without effect beside --max_steps',
     ]);
+    const cases: [string, string][] = [
+      ['--lora_rank 4 --galore_rank 4', '--lora_rank, --galore_rank: without effect with --finetuning_type block'],
+      ['--finetuning_type lomo --optim adamw', '--optim: without effect with --finetuning_type lomo'],
+      [
+        '--finetuning_type lora --start_block 1',
+        '--start_block: without effect without --use_badam, by which the adapters train block by block',
+      ],
+      [
+        '--finetuning_type full --stochastic_rounding',
+        '--stochastic_rounding: without effect without --pure_bf16: float32 masters stay to the end',
+      ],
+      ['--momentum 0.9', '--momentum: without effect unless --optim is sgd'],
+      ['--badam_mode ratio', '--badam_mode: without effect without --use_badam'],
+      [
+        '--finetuning_type sparse --weight_decay 0.1',
+        '--weight_decay: without effect with --finetuning_type sparse, which has none',
+      ],
+    ];
+    for (const [words, warning] of cases) expect(run(words).warnings, words).toEqual([warning]);
+  });
+});
+
+describe("LLaMA-Factory's commands", () => {
+  it.each<[string, Partial<Options>]>([
+    [
+      '--finetuning_type full --use_badam --badam_switch_mode ascending --badam_switch_interval 50 --badam_start_block 1',
+      { finetuningType: 'block', switchMode: 'ascending', switchBlockEvery: 50, startBlock: 1 },
+    ],
+    [
+      '--finetuning_type full --use_badam --badam_mode ratio --badam_update_ratio 0.05 --badam_mask_mode scatter',
+      { finetuningType: 'sparse', updateRatio: 0.05, maskMode: 'scatter' },
+    ],
+    ['--finetuning_type full --use_galore --galore_rank 128', { finetuningType: 'galore', galoreRank: 128 }],
+    ['--finetuning_type lora --quantization_bit 4', { finetuningType: 'qlora', optim: 'adamw_8bit' }],
+    [
+      '--finetuning_type lora --lora_target q_proj,v_proj',
+      { finetuningType: 'lora', loraTarget: ['q_proj', 'v_proj'] },
+    ],
+    ['--finetuning_type full --use_adam_mini --optim adam_mini', { finetuningType: 'full', optim: 'adam_mini' }],
+    ['--finetuning_type full --optim adamw_torch', { optim: 'adamw' }],
+    ['--finetuning_type full --optim adamw_bnb_8bit', { optim: 'adamw_8bit' }],
+  ])('%s', (words, expected) => {
+    const { options, warnings } = run(words);
+    expect(options).toMatchObject(expected);
+    expect(warnings).toEqual([]);
   });
 });
 
@@ -303,7 +376,7 @@ describe('--help', () => {
     expect(covered).toBeGreaterThan(40);
     expect(text).toContain('Longest example; longer ones are cut. Unit: tokens. Default: 1024 (embedded model: 256).');
     expect(text).toContain('Default: steps. Also: --eval_strategy.');
-    expect(text).toContain('Default: 1e-5 (embedded model: 0.002)');
+    expect(text).toContain('Default: 1e-5 (embedded model: 0.002, lomo: 0.03, adalomo: 5e-4).');
   });
 
   it('fits a terminal of 110 columns', () => {

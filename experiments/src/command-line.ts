@@ -1,7 +1,8 @@
 import { nearMatches } from '@blockwise/loaders';
 import { checkOptions } from './option-checks.ts';
 import { optionTable, resolveOptions, typedName } from './options.ts';
-import type { Option, OptionName, Options } from './options.ts';
+import type { Option } from './option.ts';
+import type { OptionName, Options } from './options.ts';
 import { UserError } from './user-error.ts';
 
 /** What a command line asks for. */
@@ -167,7 +168,7 @@ export function helpText(): string {
     const listed = names.filter((name) => table[name]!.topic === topic);
     return `${topic}\n${listed.map((name) => helpOf(name)).join('\n')}`;
   });
-  return `Fine-tunes a Llama on instructions with BAdam (block coordinate Adam, arXiv 2404.02827).
+  return `Fine-tunes a Llama on instructions: BAdam (block coordinate Adam, arXiv 2404.02827) and other methods.
 
   npx nx run experiments:alpaca-llama               the embedded model and data, offline
   npx nx run experiments:alpaca-llama --model_name_or_path <folder or hub id> --dataset <file or name> ...
@@ -181,11 +182,13 @@ ${sections.join('\n\n')}
 }
 
 function helpOf(name: OptionName): string {
-  const { kind, help, unit, default: general, embedded, aliases } = table[name]!;
-  const forEmbedded = embedded === undefined ? '' : ` (embedded model: ${shownValue(embedded)})`;
+  const { kind, help, unit, default: general, embedded, of = {}, only, aliases } = table[name]!;
+  const others = Object.entries({ ...(embedded === undefined ? {} : { 'embedded model': embedded }), ...of });
+  const elsewhere = others.map(([where, value]) => `${where}: ${shownValue(value)}`).join(', ');
   const facts = [
     ...(unit ? [`Unit: ${unit}.`] : []),
-    `Default: ${shownValue(general)}${forEmbedded}.`,
+    `Default: ${shownValue(general)}${elsewhere && ` (${elsewhere})`}.`,
+    ...(only ? [`For ${only.join(', ')}.`] : []),
     ...(aliases ? [`Also: ${aliases.map((alias) => `--${alias}`).join(', ')}.`] : []),
   ];
   const lines = wrap(`${help} ${facts.join(' ')}`, 100);

@@ -1,7 +1,17 @@
+import { llamaLayerShapes, type LlamaConfig } from '@blockwise/model-zoo';
 import {
+  adam,
+  adam8bit,
+  adaLomo,
+  adamMini,
   adamW,
+  adamW8bit,
   BlockOptimizer,
+  BlockOptimizerRatio,
+  galore,
   isNormOrBias,
+  lomo,
+  optimizerGroups,
   partitionByAttentionMlp,
   partitionByLayer,
   partitionByMatrix,
@@ -11,54 +21,108 @@ import {
   type Optimizer,
   type OptimizerFactory,
 } from '@blockwise/optimizers';
-import type { Parameter } from '@blockwise/tensorflow';
+import type { TrainedModel } from './open-model.ts';
 import type { Options } from './options.ts';
-
-const partitions = { layer: partitionByLayer, attention_mlp: partitionByAttentionMlp, matrix: partitionByMatrix };
+import { UserError } from './user-error.ts';
 
 /** The optimizer that the options ask for, its block optimizer where there is one, and what it was resolved to. */
 export interface ChosenOptimizer {
   optimizer: Optimizer;
-  blocks: BlockOptimizer | undefined;
-  /** Steps per block; undefined without blocks. */
-  switchBlockEvery: number | undefined;
-  /** Elements trained at a time, at most. */
-  trainedElements: number;
-  /** Bytes of states per trained element. */
-  stateBytes: number;
+  /** What it trains, for people. */
+  training: string;
+  blocks?: BlockOptimizer;
+  /** Steps of a block's (sparse: a mask's) turn. */
+  switchBlockEvery?: number;
 }
 
+/** Makes a method's optimizer over what it trains; `trainExamples` is the number of training examples. */
+export type CreateOptimizer = (options: Options, trained: TrainedModel, trainExamples: number) => ChosenOptimizer;
+
+/** What every factory is told. */
+function shared({ learningRate, weightDecay, pureBf16, stochasticRounding, seed }: Options) {
+  return {
+    ...{ learningRate, weightDecay, noDecay: isNormOrBias },
+    ...(pureBf16 ? { masters: 'transient' as const } : {}),
+    ...(stochasticRounding ? { rounding: { mode: 'stochastic', seed } as const } : {}),
+  };
+}
+
+function adamOptions(options: Options) {
+  const { adamBeta1, adamBeta2, adamEpsilon } = options;
+  return { ...shared(options), betas: [adamBeta1, adamBeta2] as const, eps: adamEpsilon };
+}
+
+/** A method's or --optim's rule, for a model of this configuration. */
+type Factory = (options: Options, config: LlamaConfig) => OptimizerFactory;
+
+/** --optim. */
+const rules: Record<Options['optim'], Factory> = {
+  adamw: (options) => adamW(adamOptions(options)),
+  adam: (options) => adam(adamOptions(options)),
+  sgd: (options) => {
+    const { momentum, dampening, nesterov } = options;
+    return sgd({ ...shared(options), momentum, dampening, nesterov });
+  },
+  adamw_8bit: (options) => adamW8bit(adamOptions(options)),
+  adam_8bit: (options) => adam8bit(adamOptions(options)),
+  adam_mini: (options, config) =>
+    adamMini({
+      ...adamOptions(options),
+      ...{ dim: config.hidden_size, nHeads: config.num_attention_heads },
+      ...{ nKvHeads: config.num_key_value_heads, headDim: config.head_dim },
+    }),
+};
+const byOptim: Factory = (options, config) => rules[options.optim](options, config);
+
+/** All of what the method trains, together. */
+export const together =
+  (factory: Factory = byOptim): CreateOptimizer =>
+  (options, { model, parameters }) => {
+    const elements = parameters.reduce((sum, parameter) => sum + parameter.elements, 0);
+    return {
+      optimizer: factory(options, model.config)(parameters),
+      training: `${(elements / 1e6).toFixed(2)}M parameters together`,
+    };
+  };
+
+export const lomoOf: Factory = (options) => lomo({ ...shared(options), ...lossScaling(options) });
+export const adaLomoOf: Factory = (options) => adaLomo({ ...shared(options), ...lossScaling(options) });
+/** torch's first scale: from lomo-optim's, 2^32, a run loses its first dozen steps to overflows. */
+const lossScaling = ({ fp16 }: Options) => (fp16 ? { lossScale: { initScale: 2 ** 16 } } : {});
+
+export const galoreOf: Factory = (options, config) => {
+  const { galoreTarget: targets, galoreRank: rank, galoreUpdateInterval: updateProjGap } = options;
+  const { galoreScale: scale, galoreProjType: projType } = options;
+  const linear = [...llamaLayerShapes(config)].filter(([, { length }]) => length === 2).map(([name]) => moduleOf(name));
+  const wrong = targets.filter((name) => name !== 'all' && !linear.includes(name));
+  if (wrong.length > 0)
+    throw new UserError(`--galore_target: the model has no ${wrong.join(', ')}; it has all, ${linear.join(', ')}`);
+  const target = (name: string) => (targets.includes('all') ? linear : targets).includes(moduleOf(name));
+  return galore({ ...adamOptions(options), rank, updateProjGap, scale, projType, target });
+};
+
+/** `q_proj` of `model.layers.0.self_attn.q_proj.weight`. */
+const moduleOf = (name: string) => name.split('.').at(-2)!;
+
+const partitions = { layer: partitionByLayer, attention_mlp: partitionByAttentionMlp, matrix: partitionByMatrix };
+
 /**
- * Makes it over all parameters. `auto` for switch_block_every is n / (B D) clipped to [50, 100] (BAdam, table 10), with n training
- * examples, an effective batch of B and D blocks.
+ * BAdam. `auto` for switch_block_every is n / (B D) clipped to [50, 100] (BAdam, table 10), with n training examples, an effective batch
+ * of B and D blocks.
  */
-export function createOptimizer(
-  options: Options,
-  parameters: readonly Parameter[],
-  trainExamples: number,
-  log: (line: string) => void,
-): ChosenOptimizer {
-  const base = baseOptimizer(options);
-  const stateBytes = options.optim === 'adamw' ? 8 : 0;
-  const size = new Map(parameters.map((parameter) => [parameter.name, parameter.elements]));
-  const elements = (names: readonly string[]) => names.reduce((sum, name) => sum + size.get(name)!, 0);
-  if (options.finetuningType === 'full') {
-    const trainedElements = elements([...size.keys()]);
-    return { optimizer: base(parameters), blocks: undefined, switchBlockEvery: undefined, trainedElements, stateBytes };
-  }
-  const names = [...size.keys()];
+export const blockwise: CreateOptimizer = (options, { model, parameters }, trainExamples) => {
+  const names = parameters.map(({ name }) => name);
   const partition = {
     blockPrefixList: partitions[options.blockPartition](names),
     includeEmbedding: options.includeEmbedding,
     includeLmHead: options.includeLmHead,
   };
-  const planned = planBlocks(names, partition).blocks;
   const batch = options.perDeviceTrainBatchSize * options.gradientAccumulationSteps;
   const every =
     options.switchBlockEvery === 'auto'
-      ? switchBlockEvery(trainExamples, batch, planned.length)
+      ? switchBlockEvery(trainExamples, batch, planBlocks(names, partition).blocks.length)
       : options.switchBlockEvery;
-  const blocks = new BlockOptimizer(base, parameters, {
+  const blocks = new BlockOptimizer(byOptim(options, model.config), parameters, {
     ...partition,
     switchBlockEvery: every,
     switchMode: options.switchMode,
@@ -66,15 +130,36 @@ export function createOptimizer(
     seed: options.seed,
     ...(options.stochasticRounding ? { rounding: { mode: 'stochastic', seed: options.seed } } : {}),
     ...(options.compat === 'official' ? { compat: 'official' } : {}),
-    log,
   });
-  const trainedElements = Math.max(...blocks.blocks.map((block) => elements(block.names)));
-  return { optimizer: blocks, blocks, switchBlockEvery: every, trainedElements, stateBytes };
-}
+  const training = `BAdam over ${blocks.blocks.length} blocks, K = ${every} steps, ${options.switchMode}`;
+  return { optimizer: blocks, training, blocks, switchBlockEvery: every };
+};
 
-function baseOptimizer(options: Options): OptimizerFactory {
-  const { learningRate, weightDecay, adamBeta1, adamBeta2, adamEpsilon } = options;
-  const shared = { learningRate, weightDecay, noDecay: isNormOrBias };
-  if (options.optim === 'sgd') return sgd(shared);
-  return adamW({ ...shared, betas: [adamBeta1, adamBeta2], eps: adamEpsilon });
-}
+/** Adapters: together, or block by block; with --lora_only false the weights beside them by LOMO. */
+export const adapters: CreateOptimizer = (options, trained, trainExamples) => {
+  if (options.loraOnly) return (options.useBadam ? blockwise : together())(options, trained, trainExamples);
+  const { config } = trained.model;
+  const lomoOptions = { ...options, learningRate: options.lomoLearningRate, weightDecay: 0 };
+  const added = trained.parameters.filter(({ name }) => /\.lora_[AB]\./.test(name));
+  const weights = trained.parameters.filter((parameter) => !added.includes(parameter));
+  const optimizer = optimizerGroups([
+    { parameters: added, factory: byOptim(options, config) },
+    { parameters: weights, factory: lomoOf(lomoOptions, config) },
+  ]);
+  return { optimizer, training: 'adapters, and the weights beside them by LOMO' };
+};
+
+/** The official default of switch_every. */
+const sparseTurn = 100;
+
+export const sparse: CreateOptimizer = (options, { parameters }) => {
+  const { updateRatio, maskMode, preserveThreshold, keepMask, includeEmbedding, includeLmHead, seed } = options;
+  const switchEvery = options.switchBlockEvery === 'auto' ? sparseTurn : options.switchBlockEvery;
+  const { learningRate, betas, eps, masters, rounding } = adamOptions(options);
+  const optimizer = new BlockOptimizerRatio(parameters, {
+    ...{ updateRatio, maskMode, preserveThreshold, keepMask, includeEmbedding, includeLmHead, switchEvery, seed },
+    ...{ learningRate, betas, eps, masters, rounding },
+  });
+  const training = `${updateRatio} of each weight, ${maskMode}, K = ${switchEvery} steps`;
+  return { optimizer, training, switchBlockEvery: switchEvery };
+};

@@ -196,12 +196,13 @@ describe('options that cannot be followed', () => {
     ));
   it('an unknown template, with near names', () =>
     expectRefused(/--template: found "lama2", expected .*did you mean llama2\?/s, '--template', 'lama2'));
-  it('a method that is not there yet', () =>
+  it('frozen modules that the model does not have, all at once', () =>
     expectRefused(
-      /--finetuning_type: found "lora", not yet available; use block or full/,
-      '--finetuning_type',
-      'lora',
+      /--freeze_trainable_modules: the model has no attn; it has all, .*self_attn.*--freeze_extra_modules: the model has no head; it has/s,
+      ...['--finetuning_type', 'freeze', '--freeze_trainable_modules', 'attn,mlp', '--freeze_extra_modules', 'head'],
     ));
+  it('adapters for modules that the model does not have', () =>
+    expectRefused(/query/, '--finetuning_type', 'lora', '--lora_target', 'query'));
   it('a start block that is none', () =>
     expectRefused(
       /startBlock is 9, expected 0 to 3, there being 4 blocks/,

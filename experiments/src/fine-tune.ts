@@ -1,5 +1,5 @@
 import { resolveModelPath, type Example } from '@blockwise/loaders';
-import { openLlama, parameterCount, saveLlama, type OpenedLlama } from '@blockwise/model-zoo';
+import { parameterCount } from '@blockwise/model-zoo';
 import { writeReport, writeRunRecord, type RunRecord } from '@blockwise/reporting';
 import { initTensorFlow, MemoryMeter, readMemory, resetPeakMemory } from '@blockwise/tensorflow';
 import {
@@ -7,7 +7,6 @@ import {
   isCheckpoint,
   latestCheckpoint,
   loadCheckpoint,
-  planMemory,
   saveCheckpoint,
   stepsPerEpoch,
   train,
@@ -21,11 +20,14 @@ import {
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { createAnswerer, type Answerer } from './answer.ts';
-import { createOptimizer, type ChosenOptimizer } from './create-optimizer.ts';
+import type { ChosenOptimizer } from './create-optimizer.ts';
 import { embedded, repository } from './embedded.ts';
 import { openJsonLog } from './json-log.ts';
+import { methods } from './methods.ts';
+import { storageOf, type TrainedModel } from './open-model.ts';
 import { typedName, type OptionName, type Options } from './options.ts';
 import { claimOutputFolder, type OutputFolder } from './output-folder.ts';
+import { planRun, stepOptions } from './plan-run.ts';
 import { prepareData, promptOf, type PreparedData } from './prepare-data.ts';
 import { createProgress, type Progress } from './progress.ts';
 import { finishedRecord, openRecord, stepEntry, validationEntry } from './record.ts';
@@ -140,12 +142,13 @@ async function run(options: Options, outputDir: string, ongoing: OngoingRecord, 
   await initTensorFlow({ device: options.device });
   const baseBytes = readMemory().resident;
 
-  const opened = openLlama(checkpoint ?? modelFolder, { dtype: options.bf16 ? 'bfloat16' : 'float32' });
+  const method = methods[options.finetuningType];
+  const opened = method.open(options, modelFolder, checkpoint);
   opened.warnings.forEach((warning) => note(`warning: ${warning}`));
-  const parameters = [...opened.model.parameters.values()];
-  const chosen = createOptimizer(options, parameters, data.train.length, () => {});
+  const chosen = method.optimizer(options, opened, data.train.length);
   const settings = trainOptions(options, data);
-  const planned = plan(options, opened, chosen, data, baseBytes);
+  const length = Math.max(...data.batches.lengths);
+  const planned = await planRun({ options, folder: modelFolder, checkpoint, length, baseBytes });
   const fingerprint = fingerprintOf(options, data, chosen, settings);
   const state = checkpoint ? loadCheckpoint(checkpoint, fingerprint) : undefined;
   note(describeRun(options, opened, chosen, data, settings, planned));
@@ -167,7 +170,6 @@ async function run(options: Options, outputDir: string, ongoing: OngoingRecord, 
         state,
         stream,
         signal: control.signal,
-        modelFolder,
         ongoing,
       })
     : await evaluateOnly(opened, data);
@@ -175,7 +177,10 @@ async function run(options: Options, outputDir: string, ongoing: OngoingRecord, 
 
   const prompts = samples.map(({ ids }) => ids);
   const after = result.interrupted ? [] : await answers(prompts, sampleTokens);
-  if (options.doTrain && !result.interrupted) await saveLlama(join(outputDir, 'model'), opened, modelFolder);
+  if (options.doTrain && !result.interrupted) {
+    await opened.save(join(outputDir, 'model'));
+    if (options.exportDir !== null) await opened.export?.(options.exportDir);
+  }
   const seconds = (performance.now() - begin) / 1000;
   const finished = finishedRecord(ongoing.record, {
     opened,
@@ -194,11 +199,6 @@ async function run(options: Options, outputDir: string, ongoing: OngoingRecord, 
 }
 
 const hubOptions = ({ cacheDir }: Options) => (cacheDir ? { cacheDir: join(cacheDir, 'hub') } : {});
-
-/** transformers' gradient_checkpointing in bytes that may be kept. */
-function keptBytesOf({ gradientCheckpointing }: Options): { keptBytes?: number } {
-  return { auto: {}, true: { keptBytes: 0 }, false: { keptBytes: Infinity } }[gradientCheckpointing];
-}
 
 /** The checkpoint to go on from: the one named, or the newest of the run's folder. */
 function chooseCheckpoint(
@@ -232,47 +232,33 @@ function trainOptions(options: Options, data: PreparedData): TrainOptions {
   const evalSteps = { no: 0, steps: options.evalSteps, epoch: perEpoch }[options.evaluationStrategy];
   return {
     totalSteps,
-    gradientAccumulationSteps: options.gradientAccumulationSteps,
+    ...stepOptions(options),
     learningRate: options.learningRate,
     lrSchedulerType: options.lrSchedulerType,
     // transformers: warmup_steps, where given, goes before warmup_ratio.
     warmupSteps: options.warmupSteps > 0 ? options.warmupSteps : Math.ceil(totalSteps * options.warmupRatio),
-    maxGradNorm: options.maxGradNorm,
-    ...keptBytesOf(options),
     evalSteps,
     saveSteps: options.saveSteps,
   };
 }
 
-function plan(
-  options: Options,
-  { model }: OpenedLlama,
-  chosen: ChosenOptimizer,
-  data: PreparedData,
-  baseBytes: number,
-): MemoryPlan {
-  return planMemory({
-    config: model.config,
-    storageBytes: options.bf16 ? 2 : 4,
-    trainedElements: chosen.trainedElements,
-    stateBytes: chosen.stateBytes,
-    keptStages: model.stages.length - 1,
-    batchSize: options.perDeviceTrainBatchSize,
-    length: Math.max(...data.batches.lengths),
-    gradientAccumulationSteps: options.gradientAccumulationSteps,
-    ...keptBytesOf(options),
-    clipped: options.maxGradNorm > 0,
-    baseBytes,
-  });
-}
-
-/** Options that change the result, by their names in the code; those that only say where and when something is written are left out. */
-const decisive = [
-  ...['perDeviceTrainBatchSize', 'perDeviceEvalBatchSize', 'cutoffLen', 'packing', 'groupByLength', 'seed', 'bf16'],
-  ...['stochasticRounding', 'finetuningType', 'blockPartition', 'includeEmbedding', 'includeLmHead', 'switchMode'],
-  ...['startBlock', 'compat', 'optim', 'weightDecay', 'adamBeta1', 'adamBeta2', 'adamEpsilon'],
-  'gradientCheckpointing',
-] as OptionName[];
+/** Options that do not change the result, or whose part in it is compared otherwise (the data by what was read, lengths in steps). */
+const indifferent: OptionName[] = [
+  ...(['modelNameOrPath', 'template', 'stage', 'dataset', 'maxSamples', 'overwriteCache', 'cacheDir'] as const),
+  ...([
+    'switchBlockEvery',
+    'useBadam',
+    'badamMode',
+    'useGalore',
+    'useAdamMini',
+    'quantizationBit',
+    'exportDir',
+  ] as const),
+  ...(['learningRate', 'lrSchedulerType', 'warmupRatio', 'warmupSteps', 'maxGradNorm', 'clipGradValue'] as const),
+  ...(['doTrain', 'gradientAccumulationSteps', 'numTrainEpochs', 'maxSteps', 'valSize', 'evaluationStrategy'] as const),
+  ...(['evalSteps', 'outputDir', 'overwriteOutputDir', 'resumeFromCheckpoint', 'saveSteps', 'loggingSteps'] as const),
+  ...(['reportTo', 'plotLoss', 'device'] as const),
+];
 
 /** What a run must share with the one that it goes on from, for the result to be that of an uninterrupted one; names as they are typed. */
 function fingerprintOf(
@@ -281,17 +267,16 @@ function fingerprintOf(
   chosen: ChosenOptimizer,
   settings: TrainOptions,
 ): Fingerprint {
-  const { totalSteps, gradientAccumulationSteps, learningRate, lrSchedulerType, warmupSteps, maxGradNorm, evalSteps } =
-    settings;
-  const named = {
-    ...Object.fromEntries(decisive.map((name) => [name, options[name]])),
-    ...{ totalSteps, gradientAccumulationSteps, learningRate, lrSchedulerType, warmupSteps, maxGradNorm, evalSteps },
-  };
+  const { saveSteps: _, keptBytes: __, ...steps } = settings;
+  const decisive = (Object.keys(options) as OptionName[]).filter((name) => !indifferent.includes(name));
+  const named = { ...Object.fromEntries(decisive.map((name) => [name, options[name]])), ...steps };
   return {
     dataset_sha256: data.sha256,
     train_examples: data.train.length,
     ...Object.fromEntries(Object.entries(named).map(([name, value]) => [typedName(name as OptionName), value])),
     switch_block_every: chosen.switchBlockEvery ?? null,
+    // An adapter's checkpoint does not hold the weights that it adapts.
+    ...(/^q?lora$/.test(options.finetuningType) ? { model_name_or_path: options.modelNameOrPath } : {}),
   };
 }
 
@@ -310,7 +295,7 @@ async function answerBefore(
 ): Promise<Sample[]> {
   const source: Example[] = data.validation.length > 0 ? data.validation : data.train;
   const prompts = source.slice(0, sampleCount).map(promptOf);
-  const untrained = original ? openLlama(original, { dtype: options.bf16 ? 'bfloat16' : 'float32' }) : undefined;
+  const untrained = original ? methods[options.finetuningType].open(options, original) : undefined;
   const before = await (untrained ? createAnswerer(untrained.model, data) : answers)(prompts, sampleTokens);
   untrained?.model.dispose();
   return prompts.map((ids, i) => ({
@@ -323,7 +308,7 @@ async function answerBefore(
 interface TrainingParts {
   options: Options;
   outputDir: string;
-  opened: OpenedLlama;
+  opened: TrainedModel;
   chosen: ChosenOptimizer;
   data: PreparedData;
   settings: TrainOptions;
@@ -331,7 +316,6 @@ interface TrainingParts {
   state: TrainState | undefined;
   stream: NodeJS.WriteStream;
   signal: AbortSignal | undefined;
-  modelFolder: string;
   ongoing: OngoingRecord;
 }
 
@@ -376,8 +360,7 @@ async function trainWithLogs(parts: TrainingParts): Promise<TrainResult> {
         board?.scalars(step, { 'eval/loss': loss });
         log?.append({ step, validationLoss: loss } as never);
       },
-      save: async (now) =>
-        progress.note(`saved ${await saveCheckpoint(outputDir, opened, now, fingerprint, parts.modelFolder)}`),
+      save: async (now) => progress.note(`saved ${await saveCheckpoint(outputDir, opened.save, now, fingerprint)}`),
     });
   } finally {
     progress.stop();
@@ -402,7 +385,7 @@ function showStep(
 }
 
 /** --do_train false: the validation loss of the model as it is. */
-async function evaluateOnly({ model }: OpenedLlama, data: PreparedData): Promise<TrainResult> {
+async function evaluateOnly({ model }: TrainedModel, data: PreparedData): Promise<TrainResult> {
   const begin = performance.now();
   const loss = await evaluateLoss(model, data.validationBatches ?? data.batches);
   const timing = { forward: 0, backward: 0, update: 0, compile: 0, evaluation: (performance.now() - begin) / 1000 };
@@ -423,18 +406,15 @@ const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`;
 
 function describeRun(
   options: Options,
-  { model }: OpenedLlama,
+  { model }: TrainedModel,
   chosen: ChosenOptimizer,
   data: PreparedData,
   settings: TrainOptions,
   planned: MemoryPlan,
 ): string {
   const { total } = parameterCount(model.config);
-  const method = chosen.blocks
-    ? `BAdam over ${chosen.blocks.blocks.length} blocks, K = ${chosen.switchBlockEvery} steps, ${options.switchMode}`
-    : 'all parameters';
   return [
-    `model: ${options.modelNameOrPath}, ${(total / 1e6).toFixed(2)}M parameters in ${options.bf16 ? 'bfloat16' : 'float32'}; training ${method}`,
+    `model: ${options.modelNameOrPath}, ${(total / 1e6).toFixed(2)}M parameters in ${storageOf(options)}; training ${chosen.training}`,
     `steps: ${settings.totalSteps} of ${options.perDeviceTrainBatchSize} x ${settings.gradientAccumulationSteps} examples; ${data.train.length} to train on, ${data.validation.length} held out; row lengths ${data.batches.lengths.join(', ')}`,
     `memory planned: ${megabytes(planned.peak)} peak, of it parameters ${megabytes(planned.parameters)}, gradients ${megabytes(planned.gradients)}, optimizer states ${megabytes(planned.optimizerStates)}, activations ${megabytes(planned.activations)}, workspace ${megabytes(planned.workspace)}`,
   ].join('\n');

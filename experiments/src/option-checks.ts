@@ -1,4 +1,5 @@
-import { typedName } from './options.ts';
+import type { Option } from './option.ts';
+import { optionTable, typedName } from './options.ts';
 import type { OptionName, Options } from './options.ts';
 
 /** Options that exclude each other, and values that no parser of a single option can refuse. */
@@ -30,36 +31,89 @@ const contradictions: { wrong: (options: Options) => boolean; message: string }[
       '--compat official rounds to nearest, as the badam package does; leave out --stochastic_rounding or --compat',
   },
   {
-    wrong: ({ stochasticRounding, bf16 }) => stochasticRounding && !bf16,
-    message: '--stochastic_rounding rounds to bfloat16, and --bf16 is false; leave one out',
+    wrong: ({ stochasticRounding, bf16, fp16 }) => stochasticRounding && (fp16 || !bf16),
+    message: '--stochastic_rounding rounds to bfloat16, and --bf16 is false or --fp16 given; leave one out',
+  },
+  {
+    wrong: ({ pureBf16, bf16 }) => pureBf16 && !bf16,
+    message: '--pure_bf16 keeps weights in bfloat16 alone, and --bf16 is false; leave one out',
+  },
+  {
+    wrong: ({ loraOnly, useBadam, finetuningType }) => finetuningType === 'lora' && !loraOnly && useBadam,
+    message: '--lora_only false trains all weights, and --use_badam one block; leave one out',
+  },
+  {
+    wrong: ({ useBadam, finetuningType }) => useBadam && !['block', 'sparse', 'lora', 'qlora'].includes(finetuningType),
+    message: '--use_badam needs --finetuning_type full, lora or qlora',
+  },
+  {
+    wrong: ({ useGalore, finetuningType }) => useGalore && finetuningType !== 'galore',
+    message: '--use_galore needs --finetuning_type full, and no --use_badam',
+  },
+  {
+    wrong: ({ quantizationBit, finetuningType }) => quantizationBit !== null && finetuningType !== 'qlora',
+    message:
+      '--quantization_bit 4 needs --finetuning_type lora or qlora: weights that train themselves cannot be kept in 4 bits',
+  },
+  {
+    wrong: ({ useAdamMini, optim }) => useAdamMini && optim !== 'adam_mini',
+    message: '--use_adam_mini and --optim name different optimizers; leave one out',
+  },
+  {
+    wrong: ({ finetuningType, freezeTrainableLayers, freezeExtraModules }) =>
+      finetuningType === 'freeze' && freezeTrainableLayers === 0 && freezeExtraModules === null,
+    message:
+      '--freeze_trainable_layers: found 0, which trains nothing; give a number of layers, or --freeze_extra_modules',
+  },
+  {
+    wrong: ({ finetuningType, updateRatio }) => finetuningType === 'sparse' && updateRatio === 0,
+    message: '--update_ratio: found 0, which trains nothing; expected more',
+  },
+  {
+    wrong: ({ nesterov, momentum, dampening }) => nesterov && (momentum === 0 || dampening !== 0),
+    message: '--nesterov needs --momentum above 0 and --dampening 0',
   },
 ];
 
 /** Options that say nothing beside others. The official readme's command may well carry some, so they are no errors. */
 const withoutEffect: { names: OptionName[]; when: (options: Options) => boolean; reason: string }[] = [
   {
-    names: [
-      'switchBlockEvery',
-      'switchMode',
-      'startBlock',
-      'blockPartition',
-      'includeEmbedding',
-      'includeLmHead',
-      'compat',
-      'stochasticRounding',
-    ],
-    when: ({ finetuningType }) => finetuningType === 'full',
-    reason: 'with --finetuning_type full',
+    names: ['switchBlockEvery', 'switchMode', 'startBlock', 'blockPartition', 'compat'],
+    when: ({ finetuningType, useBadam }) => /^q?lora$/.test(finetuningType) && !useBadam,
+    reason: 'without --use_badam, by which the adapters train block by block',
+  },
+  { names: ['lomoLearningRate'], when: ({ loraOnly }) => loraOnly, reason: 'without --lora_only false' },
+  { names: ['badamMode'], when: ({ useBadam }) => !useBadam, reason: 'without --use_badam' },
+  {
+    names: ['stochasticRounding'],
+    when: ({ finetuningType, pureBf16 }) =>
+      ['full', 'freeze', 'galore', 'bitnet'].includes(finetuningType) && !pureBf16,
+    reason: 'without --pure_bf16: float32 masters stay to the end',
   },
   {
     names: ['switchBlockEvery'],
-    when: ({ finetuningType, switchMode }) => finetuningType === 'block' && switchMode === 'fixed',
+    when: ({ finetuningType, switchMode }) => finetuningType !== 'sparse' && switchMode === 'fixed',
     reason: 'with --switch_mode fixed',
   },
   {
     names: ['adamBeta1', 'adamBeta2', 'adamEpsilon'],
-    when: ({ optim }) => optim === 'sgd',
+    when: ({ optim, finetuningType }) => optim === 'sgd' && optionTable.optim.only!.includes(finetuningType),
     reason: 'with --optim sgd',
+  },
+  {
+    names: ['momentum', 'dampening', 'nesterov'],
+    when: ({ optim }) => optim !== 'sgd',
+    reason: 'unless --optim is sgd',
+  },
+  {
+    names: ['dampening'],
+    when: ({ optim, momentum }) => optim === 'sgd' && momentum === 0,
+    reason: 'without --momentum',
+  },
+  {
+    names: ['weightDecay'],
+    when: ({ finetuningType }) => finetuningType === 'sparse',
+    reason: 'with --finetuning_type sparse, which has none',
   },
   {
     names: ['warmupRatio', 'warmupSteps'],
@@ -94,10 +148,17 @@ const withoutEffect: { names: OptionName[]; when: (options: Options) => boolean;
  */
 export function checkOptions(options: Options, given: Partial<Options>): { problems: string[]; warnings: string[] } {
   const problems = contradictions.filter(({ wrong }) => wrong(options)).map(({ message }) => message);
-  const warnings = withoutEffect.flatMap(({ names, when, reason }) => {
-    const set = names.filter((name) => given[name] !== undefined && given[name] !== false);
-    if (set.length === 0 || !when(options)) return [];
-    return [`${set.map((name) => `--${typedName(name)}`).join(', ')}: without effect ${reason}`];
-  });
+  const said = (names: readonly OptionName[]) =>
+    names.filter((name) => given[name] !== undefined && given[name] !== false).map((name) => `--${typedName(name)}`);
+  const { finetuningType } = options;
+  const foreign = said(names.filter((name) => !(table[name].only?.includes(finetuningType) ?? true)));
+  const idle = withoutEffect.map(({ names, when, reason }) => ({ names: when(options) ? said(names) : [], reason }));
+  idle.unshift({ names: foreign, reason: `with --finetuning_type ${finetuningType}` });
+  const warnings = idle
+    .filter(({ names }) => names.length > 0)
+    .map(({ names, reason }) => `${names.join(', ')}: without effect ${reason}`);
   return { problems, warnings };
 }
+
+const table: Readonly<Record<OptionName, Option<unknown>>> = optionTable;
+const names = Object.keys(optionTable) as OptionName[];

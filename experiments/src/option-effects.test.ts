@@ -167,6 +167,69 @@ function textDataset(): string {
   return path;
 }
 
+describe('the options of a method', () => {
+  const types = new Map<string, Awaited<ReturnType<typeof run>>>();
+  /** What the method leaves with its defaults, run once. */
+  const standard = async (type: string) => {
+    if (!types.has(type)) types.set(type, await run(typed(type)));
+    return types.get(type)!;
+  };
+  const typed = (type: string, ...more: string[]) =>
+    [`--finetuning_type ${type}`, ...(common[type] ?? []), ...more].join(' ');
+  const common: Record<string, string[]> = { sparse: ['--switch_block_every 1'], galore: ['--galore_rank 4'] };
+  const left = ({ folder }: { folder: string }) => [...filesOf(folder, /^model\//)];
+  it.each([
+    ['full', '--optim adam'],
+    ['full', '--optim adam_mini'],
+    ['full', '--use_adam_mini'],
+    ['full', '--optim sgd --momentum 0.5'],
+    ['full', '--optim sgd --momentum 0.5 --dampening 0.5'],
+    ['full', '--optim sgd --momentum 0.5 --nesterov'],
+    ['full', '--pure_bf16'],
+    ['full', '--clip_grad_value 1e-6 --optim sgd'],
+    ['full', '--use_badam --badam_mode ratio'],
+    ['full', '--use_galore'],
+    ['freeze', '--freeze_trainable_layers -1'],
+    ['freeze', '--freeze_trainable_modules mlp'],
+    ['freeze', '--freeze_extra_modules norm'],
+    ['lora', '--lora_rank 4'],
+    ['lora', '--lora_alpha 3'],
+    ['lora', '--lora_dropout 0.5'],
+    ['lora', '--lora_target q_proj'],
+    ['lora', '--additional_target norm'],
+    ['lora', '--lora_bias all'],
+    ['lora', '--use_rslora'],
+    ['lora', '--use_badam'],
+    ['lora', '--lora_only false'],
+    ['lora', '--lora_only false --lomo_learning_rate 1'],
+    ['lora', '--quantization_bit 4'],
+    ['qlora', '--double_quantization false'],
+    ['sparse', '--update_ratio 0.5'],
+    ['sparse', '--mask_mode scatter'],
+    ['sparse', '--mask_mode scatter --keep_mask false'],
+    ['sparse', '--preserve_threshold 100000'],
+    ['lomo', '--fp16'],
+    ['galore', '--galore_rank 8'],
+    ['galore', '--galore_update_interval 1'],
+    ['galore', '--galore_scale 1'],
+    ['galore', '--galore_proj_type reverse_std'],
+    ['galore', '--galore_target q_proj'],
+  ])('%s: %s changes what is left', async (type, options) => {
+    const changed = await run(typed(type, options));
+    expect(left(changed)).not.toEqual(left(await standard(type)));
+  });
+
+  it('export_dir holds the model with the adapters merged, which answers as the adapters beside it do', async () => {
+    const merged = scratch('merged');
+    const { record } = await run(`--finetuning_type lora --learning_rate 0.02 --export_dir ${merged} --no_bf16`);
+    const again = await run(
+      `--model_name_or_path ${merged} --template alpaca --no_bf16 --do_train false --cutoff_len 48`,
+    );
+    expect(again.record.validation[0].loss).toBeCloseTo(record.validation.at(-1)!.loss!, 4);
+    expect(again.record.samples.map(({ before }) => before)).toEqual(record.samples.map(({ after }) => after));
+  });
+});
+
 describe('evaluation', () => {
   const at = async (options: string) => (await run(options)).record.validation.map(({ step }) => step);
   it.each([

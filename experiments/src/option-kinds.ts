@@ -83,21 +83,36 @@ export function integerOr<const W extends string>(word: W, range: Range): Kind<n
 
 /**
  * One of some words.
- * @param later words that the official packages know and this one does not yet
+ * @param others words of the official packages: the allowed one that they mean, or null for what is not there yet
  */
-export function choice<const W extends string>(allowed: readonly W[], later: readonly string[] = []): Kind<W> {
+export function choice<const W extends string>(
+  allowed: readonly W[],
+  others: Readonly<Record<string, NoInfer<W> | null>> = {},
+): Kind<W> {
   return {
     label: allowed.join('|'),
     parse(word) {
-      const found = allowed.find((item) => item === word.toLowerCase());
-      if (found !== undefined) return found;
+      const typed = word.toLowerCase();
+      const found =
+        allowed.find((item) => item === typed) ?? (Object.hasOwn(others, typed) ? others[typed] : undefined);
+      if (found) return found;
       const list = allowed.join(', ').replace(/, ([^,]*)$/, ' or $1');
-      if (later.includes(word.toLowerCase())) throw new Error(`not yet available; use ${list}`);
+      if (found === null) throw new Error(`not yet available; use ${list}`);
       const near = nearMatches(word, allowed);
       throw new Error(`expected ${list}${near.length > 0 ? ` (did you mean ${near[0]}?)` : ''}`);
     },
   };
 }
+
+/** Names of modules, separated by commas. */
+export const names: Kind<string[]> = {
+  label: '<name,name,...>',
+  parse(word) {
+    const list = word.split(',').map((name) => name.trim());
+    if (list.includes('')) throw new Error('expected names separated by commas');
+    return list;
+  },
+};
 
 /** Several of some words, separated by commas; `none` for none of them, `all` for all. */
 export function choices<const W extends string>(allowed: readonly W[]): Kind<W[]> {

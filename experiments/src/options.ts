@@ -1,17 +1,8 @@
 import { templateNames } from '@blockwise/loaders';
-import {
-  checkpoint,
-  choice,
-  choices,
-  flag,
-  integer,
-  integerOr,
-  orNull,
-  path,
-  pathOrName,
-  real,
-} from './option-kinds.ts';
+import { checkpoint, choice, choices, flag, integer, orNull, path, pathOrName, real } from './option-kinds.ts';
 import type { Kind } from './option-kinds.ts';
+import { methodOptions } from './method-options.ts';
+import { option, type FinetuningType, type Option } from './option.ts';
 
 const modes = choice(['auto', 'true', 'false']);
 /** As transformers' flag of the name (bare: true; True and False too), and auto. */
@@ -21,44 +12,24 @@ const checkpointing: Kind<'auto' | 'true' | 'false'> = {
   bare: 'true',
 };
 
-/** One option: parser, help, default and saved config all derive from this record. */
-export interface Option<T> {
-  readonly topic: string;
-  readonly kind: Kind<T>;
-  readonly default: T;
-  /** The default while the embedded model trains, where the general one would not suit so small a model. */
-  readonly embedded?: T;
-  /** What the value counts, for help. */
-  readonly unit?: string;
-  readonly help: string;
-  /** Other names, as typed, that mean the same. */
-  readonly aliases?: readonly string[];
-}
-
-function option<T>(
-  topic: string,
-  kind: Kind<T>,
-  value: { default: NoInfer<T>; embedded?: NoInfer<T>; unit?: string; aliases?: string[] },
-  help: string,
-): Option<T> {
-  return { topic, kind, ...value, help };
-}
-
 const model = 'Model';
 const data = 'Data';
-const method = 'Method: which parameters train when';
 const optimizer = 'Optimizer';
 const length = 'Batches and length of training';
 const evaluation = 'Evaluation';
 const output = 'Output and checkpoints';
 const machine = 'Machine';
 
+/** Methods that take any rule of update, and those whose rule has Adam's moments. */
+const withOptim: FinetuningType[] = ['block', 'full', 'freeze', 'lora', 'qlora', 'bitnet'];
+const withAdam: FinetuningType[] = [...withOptim, 'sparse', 'galore'];
+
 /** Every option under its name in the code; on the command line `learningRate` is `--learning_rate`. */
 export const optionTable = {
   modelNameOrPath: option(
     model,
     pathOrName,
-    { default: 'embedded' },
+    { default: 'embedded', aliases: ['model'] },
     'A folder in Hugging Face layout, a hub id, or embedded: the small Llama that this repository holds.',
   ),
   template: option(
@@ -73,16 +44,16 @@ export const optionTable = {
     { default: true },
     'Keep weights at rest in bfloat16 (2 bytes a parameter); false keeps float32 (4 bytes). Computation and the active block are float32.',
   ),
-  stochasticRounding: option(
+  fp16: option(
     model,
     flag,
-    { default: false },
-    'Round to bfloat16 at random in proportion, so that updates below its precision survive on average.',
+    { default: false, only: ['lomo', 'adalomo'] },
+    'Keep weights at rest in float16, and scale the loss so that gradients fit into it; steps that overflow are skipped.',
   ),
 
   stage: option(
     data,
-    choice(['sft', 'pt'], ['rm', 'ppo', 'dpo', 'kto', 'orpo']),
+    choice(['sft', 'pt'], { rm: null, ppo: null, dpo: null, kto: null, orpo: null }),
     { default: 'sft' },
     'sft learns answers from instructions; pt learns all of plain text.',
   ),
@@ -119,47 +90,10 @@ export const optionTable = {
     "Folder for downloads and tokenised data; by default Hugging Face's own cache and datasets/cache.",
   ),
 
-  finetuningType: option(
-    method,
-    choice(['block', 'full'], ['freeze', 'lora', 'qlora', 'sparse', 'lomo', 'adalomo', 'galore', 'bitnet']),
-    { default: 'block' },
-    'block is BAdam: one block at a time; full trains all parameters together.',
-  ),
-  switchBlockEvery: option(
-    method,
-    integerOr('auto', { min: 1 }),
-    { default: 'auto', embedded: 25, unit: 'steps' },
-    "The paper's K: steps on a block before the next takes over. auto is n/(B D), clipped to 50..100 (n examples, B a step, D blocks).",
-  ),
-  switchMode: option(
-    method,
-    choice(['random', 'ascending', 'descending', 'fixed']),
-    { default: 'random' },
-    'Order of the blocks; random is a new order each block-epoch, fixed stays with the first block.',
-  ),
-  startBlock: option(
-    method,
-    orNull(integer({ min: 0 })),
-    { default: null, unit: 'block index' },
-    "The first block; by default the order's own first (fixed: block 0).",
-  ),
-  blockPartition: option(
-    method,
-    choice(['layer', 'attention_mlp', 'matrix']),
-    { default: 'layer' },
-    "What a block is: a transformer layer, a layer's self_attn or mlp, or a single matrix.",
-  ),
-  includeEmbedding: option(method, flag, { default: false }, 'The embedding is a block too.'),
-  includeLmHead: option(method, flag, { default: false }, 'The language modeling head is a block too.'),
-  compat: option(
-    method,
-    choice(['paper', 'official']),
-    { default: 'paper' },
-    "paper follows Algorithm 1; official repeats the badam package's quirks (K-1 steps on the first block, weight decay on norms).",
-  ),
+  ...methodOptions,
 
   gradientCheckpointing: option(
-    method,
+    machine,
     checkpointing,
     { default: 'auto' },
     'true recomputes whole layers for the gradients; false keeps the results of their matrix products; auto keeps what fits into a quarter of the weights.',
@@ -167,14 +101,17 @@ export const optionTable = {
 
   optim: option(
     optimizer,
-    choice(['adamw', 'sgd']),
-    { default: 'adamw' },
-    'The rule that updates the active parameters.',
+    choice(['adamw', 'adam', 'sgd', 'adamw_8bit', 'adam_8bit', 'adam_mini'], {
+      ...{ adamw_torch: 'adamw', adamw_torch_fused: 'adamw', adamw_hf: 'adamw', adamw_bnb_8bit: 'adamw_8bit' },
+      ...{ adam8bit: 'adam_8bit', adamw8bit: 'adamw_8bit' },
+    }),
+    { default: 'adamw', of: { qlora: 'adamw_8bit' }, only: withOptim },
+    'The rule that updates the active parameters; the methods that are left out of help bring their own.',
   ),
   learningRate: option(
     optimizer,
     real({ min: 0 }),
-    { default: 1e-5, embedded: 2e-3 },
+    { default: 1e-5, embedded: 2e-3, of: { lomo: 0.03, adalomo: 5e-4 } },
     'The highest learning rate, reached after warm-up.',
   ),
   lrSchedulerType: option(
@@ -204,12 +141,41 @@ export const optionTable = {
   maxGradNorm: option(
     optimizer,
     real({ min: 0 }),
-    { default: 1, unit: 'L2 norm' },
-    'Gradients above this norm are scaled down to it; 0 is no clipping.',
+    { default: 1, of: { lomo: 0, adalomo: 0 }, unit: 'L2 norm', aliases: ['clip_grad_norm'] },
+    'Gradients above this norm are scaled down to it; 0 is no clipping. (lomo and adalomo run backward twice for it.)',
   ),
-  adamBeta1: option(optimizer, real({ min: 0, below: 1 }), { default: 0.9 }, "Decay of AdamW's first moment."),
-  adamBeta2: option(optimizer, real({ min: 0, below: 1 }), { default: 0.999 }, "Decay of AdamW's second moment."),
-  adamEpsilon: option(optimizer, real({ min: 0 }), { default: 1e-8 }, "Added to the root of AdamW's second moment."),
+  clipGradValue: option(
+    optimizer,
+    real({ min: 0 }),
+    { default: 0, unit: 'of a gradient' },
+    'Elements of gradients beyond this size are cut to it; 0 is no cutting.',
+  ),
+  momentum: option(optimizer, real({ min: 0, below: 1 }), { default: 0, only: withOptim }, "SGD's momentum."),
+  dampening: option(
+    optimizer,
+    real({ min: 0, max: 1 }),
+    { default: 0, only: withOptim },
+    "The share of each gradient that SGD's momentum leaves out.",
+  ),
+  nesterov: option(optimizer, flag, { default: false, only: withOptim }, 'SGD looks ahead along its momentum.'),
+  adamBeta1: option(
+    optimizer,
+    real({ min: 0, below: 1 }),
+    { default: 0.9, only: withAdam },
+    "Decay of Adam's first moment.",
+  ),
+  adamBeta2: option(
+    optimizer,
+    real({ min: 0, below: 1 }),
+    { default: 0.999, only: withAdam },
+    "Decay of Adam's second moment.",
+  ),
+  adamEpsilon: option(
+    optimizer,
+    real({ min: 0 }),
+    { default: 1e-8, only: withAdam },
+    "Added to the root of Adam's second moment.",
+  ),
 
   doTrain: option(length, flag, { default: true }, 'Train; false only evaluates and answers the samples.'),
   perDeviceTrainBatchSize: option(
@@ -320,14 +286,29 @@ export function typedName(name: OptionName): string {
   return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
-/** Defaults for what was not given; the embedded model has some of its own. */
-export function resolveOptions(given: Partial<Options>): Options {
+/** Defaults for what was not given; methods and the embedded model have some of their own. */
+export function resolveOptions(typed: Partial<Options>): Options {
+  const given = { ...typed, ...inOurWords(typed) };
+  const type = given.finetuningType ?? optionTable.finetuningType.default;
   const isEmbedded = (given.modelNameOrPath ?? optionTable.modelNameOrPath.default) === 'embedded';
-  const entries = Object.entries(optionTable as Record<string, Option<unknown>>).map(
-    ([name, { default: general, embedded }]) => [name, isEmbedded && embedded !== undefined ? embedded : general],
-  );
+  const entries = Object.entries(optionTable as Record<string, Option<unknown>>).map(([name, option]) => {
+    const embedded = isEmbedded ? option.embedded : undefined;
+    return [name, option.of?.[type] ?? embedded ?? option.default];
+  });
   const options = structuredClone({ ...Object.fromEntries(entries), ...given }) as Options;
   // Without data held out there is nothing to evaluate: val_size 0 alone is no contradiction.
   if (options.valSize === 0 && given.evaluationStrategy === undefined) options.evaluationStrategy = 'no';
   return options;
+}
+
+/** What LLaMA-Factory's flags say, in the words of --finetuning_type and --optim; checkOptions() refuses flags that fit no method. */
+function inOurWords(typed: Partial<Options>): Pick<Partial<Options>, 'finetuningType' | 'optim'> {
+  const { finetuningType: type, useBadam, badamMode, useGalore, quantizationBit, useAdamMini, optim } = typed;
+  const full = type === undefined || type === 'full';
+  return {
+    ...(useBadam && full ? { finetuningType: badamMode === 'ratio' ? 'sparse' : 'block' } : {}),
+    ...(useGalore && full ? { finetuningType: 'galore' } : {}),
+    ...(quantizationBit && (type === undefined || type === 'lora') ? { finetuningType: 'qlora' } : {}),
+    ...(useAdamMini && optim === undefined ? { optim: 'adam_mini' } : {}),
+  };
 }

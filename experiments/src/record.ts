@@ -1,11 +1,12 @@
-import { parameterCount, type OpenedLlama } from '@blockwise/model-zoo';
+import { parameterCount } from '@blockwise/model-zoo';
 import { runRecordVersion, type RunRecord } from '@blockwise/reporting';
 import { describeEngine, dtypes, type MemoryPeaks } from '@blockwise/tensorflow';
-import type { MemoryPlan, StepRecord, TrainResult, ValidationRecord } from '@blockwise/training';
+import type { PlannedMemory, StepRecord, TrainResult, ValidationRecord } from '@blockwise/training';
 import { relative } from 'node:path';
 import type { ChosenOptimizer } from './create-optimizer.ts';
 import { repository } from './embedded.ts';
 import { describeMachine, gitCommit, packageVersions } from './machine.ts';
+import type { TrainedModel } from './open-model.ts';
 import type { Options } from './options.ts';
 import type { PreparedData } from './prepare-data.ts';
 
@@ -61,11 +62,11 @@ const warmUpShare = 0.1;
 export function finishedRecord(
   record: RunRecord,
   run: {
-    opened: OpenedLlama;
+    opened: TrainedModel;
     chosen: ChosenOptimizer;
     data: PreparedData;
     result: TrainResult;
-    planned: MemoryPlan;
+    planned: PlannedMemory;
     peaks: MemoryPeaks;
     samples: RunRecord['samples'];
     seconds: number;
@@ -74,15 +75,16 @@ export function finishedRecord(
   const { opened, chosen, data, result, planned, peaks, samples, seconds } = run;
   const { model } = opened;
   const storage = [...model.parameters.values()].reduce((sum, p) => sum + p.elements * dtypes[p.storageDtype].bytes, 0);
-  // Each trained element's master takes the place of its stored value, at the step that trained most.
-  const [first] = model.parameters.values();
-  const replaced = (result.masterBytes / float) * dtypes[first.storageDtype].bytes;
+  // Each trained element's master takes the place of its stored value, at the step that trained most; sparse keeps both.
+  const [trained] = opened.parameters;
+  const isBeside = record.config.finetuningType === 'sparse';
+  const replaced = isBeside ? 0 : (result.masterBytes / float) * dtypes[trained.storageDtype].bytes;
   const steady = result.steps.slice(Math.ceil(result.steps.length * warmUpShare));
   const steadySeconds = steady.reduce((sum, step) => sum + step.seconds, 0);
   const rate = (count: 'tokens' | 'examples') =>
     steadySeconds > 0 ? steady.reduce((sum, step) => sum + step[count], 0) / steadySeconds : null;
-  const round = (plan: MemoryPlan) =>
-    Object.fromEntries(Object.entries(plan).map(([kind, bytes]) => [kind, Math.round(bytes)]));
+  const { anonymous: _, fileBacked: __, ...kinds } = planned;
+  const rounded = Object.fromEntries(Object.entries(kinds).map(([kind, bytes]) => [kind, Math.round(bytes)]));
   return {
     ...record,
     finishedAt: new Date().toISOString(),
@@ -104,7 +106,7 @@ export function finishedRecord(
     },
     timing: { total: seconds, ...result.timing, tokensPerSecond: rate('tokens'), examplesPerSecond: rate('examples') },
     memory: {
-      planned: round(planned) as unknown as NonNullable<RunRecord['memory']['planned']>,
+      planned: rounded as unknown as NonNullable<RunRecord['memory']['planned']>,
       measured: {
         parameters: storage - replaced + result.masterBytes,
         gradients: result.gradientBytes,

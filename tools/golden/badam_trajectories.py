@@ -84,6 +84,8 @@ CASES = [
     Case("weight-decay-groups", ascending(), decay_groups=True),
     Case("cosine", ascending(), options={"lr": 2e-3}, warmup_steps=4),
     Case("sgd-nesterov", ascending(), "SGD", {"lr": 0.01, "momentum": 0.9, "nesterov": True}),
+    Case("sgd-momentum", ascending(switch_mode="descending"), "SGD", {"lr": 0.01, "momentum": 0.9}),
+    Case("sgd-dampened", ascending(), "SGD", {"lr": 0.02, "momentum": 0.8, "dampening": 0.3, "weight_decay": 0.1}),
     # Clipping with SGD: Adam hardly sees the scale of a gradient, so a missing clip would pass there.
     Case("sgd-clipped", ascending(), "SGD", {"lr": 0.03}, max_grad_norm=1.0),
     Case("full-adamw", None),

@@ -17,6 +17,7 @@ function fake(name: string, seconds: number[], calls: string[]): Worker {
       return Promise.resolve(round);
     },
     end: () => Promise.resolve(void calls.push(`${name} ends`)),
+    kill: () => {},
   };
 }
 
@@ -24,6 +25,13 @@ test('spread: the middle value, or the mean of the middle two', () => {
   expect(spread([3, 1, 20])).toEqual({ median: 3, min: 1, max: 20 });
   expect(spread([4, 1, 2, 9])).toEqual({ median: 3, min: 1, max: 9 });
   expect(() => spread([])).toThrow('internal: nothing was measured');
+});
+
+test('alternate: a worker that takes longer than the patience makes one round', async () => {
+  const calls: string[] = [];
+  const sides = await alternate([fake('slow', [200], calls), fake('fast', [1, 2, 3], calls)], 3, 120);
+  expect(sides.map(({ rounds }) => rounds)).toEqual([[200], [1, 2, 3]]);
+  expect(speedup(sides[1], sides[0])).toMatchObject({ ofMedians: 100, paired: { median: 200 } });
 });
 
 test('alternate: all take turns, each time another one first; both kinds of ratio', async () => {

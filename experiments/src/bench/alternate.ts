@@ -20,14 +20,17 @@ export interface Side {
 
 /**
  * Lets the workers make rounds in turn, each time another one first, so that what slows the machine meets all of them alike. Ends them.
+ * @param patience seconds; a worker whose round takes longer makes no other one: what is so slow needs no median
  */
-export async function alternate(workers: readonly Worker[], rounds: number): Promise<Side[]> {
+export async function alternate(workers: readonly Worker[], rounds: number, patience = 120): Promise<Side[]> {
   const results = new Map<Worker, Round[]>(workers.map((worker) => [worker, []]));
   for (let round = 0; round < rounds; round++) {
     const shift = round % workers.length;
     for (const worker of [...workers.slice(shift), ...workers.slice(0, shift)]) {
+      const done = results.get(worker)!;
+      if (done.some(({ seconds }) => seconds > patience)) continue;
       const result = await worker.round();
-      results.get(worker)!.push(result);
+      done.push(result);
       const { seconds, loss, peakResident } = result;
       const memory = `peak ${(peakResident / 1e9).toFixed(2)} GB`;
       process.stderr.write(
@@ -51,6 +54,7 @@ function sideOf({ name, ready }: Worker, results: readonly Round[]): Side {
 
 /** How much faster `ours` is: the ratio of the medians, and the median of the ratios round by round. */
 export function speedup(ours: Side, theirs: Side): { ofMedians: number; paired: Spread } {
-  const paired = spread(ours.rounds.map((seconds, round) => theirs.rounds[round] / seconds));
+  const both = Math.min(ours.rounds.length, theirs.rounds.length);
+  const paired = spread(ours.rounds.slice(0, both).map((seconds, round) => theirs.rounds[round] / seconds));
   return { ofMedians: theirs.seconds.median / ours.seconds.median, paired };
 }

@@ -44,7 +44,9 @@ function layerFlops(config: LlamaConfig, batchSize: number, length: number) {
   const { hidden_size: H, intermediate_size: I, num_attention_heads: A, num_key_value_heads: K, head_dim: D } = config;
   const linear = 2 * batchSize * length * H * (2 * A * D + 2 * K * D + 3 * I);
   const attention = 4 * batchSize * A * length * length * D;
-  return { linear, attention };
+  // A layer that is run again for its gradients leaves out its last product (down_proj), which only makes its output.
+  const again = linear - 2 * batchSize * length * H * I + attention;
+  return { linear, attention, again };
 }
 
 /** Seconds of both halves of one pass with some weights trained. */
@@ -94,17 +96,17 @@ function casesOf({ name, config, batchSize, length, layers }: Shape): Case[] {
   const embedding = () => new Set(['model.embed_tokens.weight']);
   const difference = async (half: 'forward' | 'backward', trained: (of: { model: Llama }) => Set<string>) =>
     (await pass(tall.walk, batch, trained(tall)))[half] - (await pass(flat.walk, batch, trained(flat)))[half];
-  const { linear, attention } = layerFlops(config, batchSize, length);
+  const { linear, attention, again } = layerFlops(config, batchSize, length);
   const predicting = batchSize * (length - 1);
   return [
     { shape: name, stage: 'forward', flops: layers * (linear + attention), seconds: () => difference('forward', all) },
-    // Forward again, then one product for each (of attention's: two) by its input.
+    // Run again, then one product for each (of attention's: two) by its input.
     {
-      ...{ shape: name, stage: 'inputGradient', flops: layers * (2 * linear + 3 * attention) },
+      ...{ shape: name, stage: 'inputGradient', flops: layers * (again + linear + 2 * attention) },
       seconds: () => difference('backward', embedding),
     },
     {
-      ...{ shape: name, stage: 'allGradients', flops: layers * (3 * linear + 3 * attention) },
+      ...{ shape: name, stage: 'allGradients', flops: layers * (again + 2 * linear + 2 * attention) },
       seconds: () => difference('backward', all),
     },
     // Logits, and their gradient by the hidden rows.
@@ -170,7 +172,7 @@ writeBenchmark({
   notes: [
     `GEMM: float32 ${gemmSize}^3, ${round(spread(rates).median / 1e9, 3)} GFLOP/s (${round(spread(rates).min / 1e9, 3)} - ${round(spread(rates).max / 1e9, 3)}), measured before and after each case; ${rounds} rounds.`,
     `${shapes.map(({ name, batchSize, length, layers }) => `${name}: ${batchSize} x ${length} tokens, ${layers} layers together`).join('; ')}; float32 weights, resident.`,
-    'Operations are those of the products alone (2mnk); a gradient counts the forward that is run again. The JSON figure head is the lower of the two.',
+    'Operations are those of the products alone (2mnk); a gradient counts what of the forward is run again (all but down_proj). The JSON figure head is the lower of the two.',
   ],
   measurements: { results, gemmRates: rates },
   versions: { tensorflow: describeEngine().tensorflow },

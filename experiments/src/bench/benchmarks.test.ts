@@ -16,16 +16,24 @@ const cases = {
   'bench-depth': { outputOverAll: [], inputOverAll: [] },
   'bench-7b': { residentPeakGB: [], streamedAnonymousGB: [], secondsPerStep: [], fitsLimitGB: [] },
   'bench-planner': { worstError: [] },
+  'bench-steady': { memoryLastOverFirst: [], timeLastOverFirst: [], compiledVariants: [] },
+  'bench-all-methods': { block: ['tokensPerSecond', 'peakGB'], lora: ['tokensPerSecond', 'peakGB'] },
   'bench-adam': { extraBytesOverBlock: [], timeOverThreePasses: [] },
+};
+
+/** Benchmarks of which a part is enough, by words, and whose results have a folder of their own. */
+const parts: Record<string, { words: string[]; folder: string }> = {
+  'bench-all-methods': { words: ['block', 'lora'], folder: 'methods' },
 };
 
 test.each(Object.entries(cases))(
   '%s ends with its figures as JSON and leaves a table with its origin',
   (name, keys) => {
+    const { words, folder } = parts[name] ?? { words: [], folder: 'benchmarks' };
     const began = Date.now();
     const { status, stdout } = spawnSync(
       process.execPath,
-      ['--import', 'tsx', '--conditions=blockwise-source', `src/bench/${name}.ts`],
+      ['--import', 'tsx', '--conditions=blockwise-source', `src/bench/${name}.ts`, ...words],
       {
         cwd: fileURLToPath(new URL('../..', import.meta.url)),
         env: { ...process.env, BLOCKWISE_BENCH_TINY: '1' },
@@ -43,7 +51,7 @@ test.each(Object.entries(cases))(
     for (const number of numbers) expect(number).toSatisfy(Number.isFinite);
 
     const [json, markdown] = ['json', 'md'].map((type) =>
-      join(repository, 'results/benchmarks/tiny', `${name}.${type}`),
+      join(repository, 'results', folder, 'tiny', `${name}.${type}`),
     );
     expect(existsSync(json) && statSync(json).mtimeMs >= began - 1000).toBe(true);
     const record = JSON.parse(readFileSync(json, 'utf8')) as Record<string, unknown>;

@@ -34,8 +34,8 @@ interface Run {
 }
 
 /**
- * A full BAdam step with AdamW, block 16, at real dimensions: weights resident as bfloat16, then mapped from files (frozen ones cost no
- * anonymous memory), then mapped in a process held to 8 GB. Needs room for the weights in the folder of temporary files (TMPDIR).
+ * A full BAdam step with AdamW, block 16, at real dimensions: weights in mapped files, all resident; then streamed (pages of frozen ones
+ * leave memory after each use); then streamed in a process held to 8 GB. Needs room for the weights in the folder of temporary files (TMPDIR).
  */
 export async function benchLargeModel({
   name,
@@ -45,24 +45,31 @@ export async function benchLargeModel({
 }: LargeModel): Promise<void> {
   const config = tiny ? tinyConfig : whole;
   const lengths = tiny ? [32] : wholeLengths;
+  const { folder, remove } = weightsFolder(name, config);
+  try {
+    const runs: Run[] = [];
+    for (const length of lengths) runs.push(await run('resident', jobOf(config, length, { folder })));
+    for (const length of lengths) runs.push(await run('streamed', jobOf(config, length, { folder, streamed: true })));
+    const limited = await runLimited(jobOf(config, lengths[0], { folder, streamed: true }));
+    report(name, title, config, runs, limited);
+  } finally {
+    remove();
+  }
+}
+
+/** A folder with fresh weights, removed at the end: or that of BLOCKWISE_BENCH_MODEL, from an earlier save-fresh.ts. */
+function weightsFolder(name: string, config: LlamaConfig): { folder: string; remove: () => void } {
+  const given = process.env.BLOCKWISE_BENCH_MODEL;
+  if (given) return { folder: given, remove: () => {} };
   const folder = mkdtempSync(join(process.env.TMPDIR ?? tmpdir(), `${name}-`));
   const remove = () => rmSync(folder, { recursive: true, force: true });
   // Ctrl-C must not leave so much behind.
   process.once('exit', remove);
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
-  try {
-    const runs: Run[] = [];
-    for (const length of lengths) runs.push(await run('resident', jobOf(config, length, { seed })));
-    note(`writing ${gigabytes(2 * parameterCount(config).total)} GB of weights to ${folder}`);
-    const job = writeJob(jobOf(config, lengths[0], { seed }));
-    const [program, ...words] = scriptCommand('save-fresh.ts', job, folder);
-    execFileSync(program, words, { stdio: ['ignore', 2, 2] });
-    for (const length of lengths) runs.push(await run('streamed', jobOf(config, length, { folder })));
-    const limited = await runLimited(jobOf(config, lengths[0], { folder }));
-    report(name, title, config, runs, limited);
-  } finally {
-    remove();
-  }
+  note(`writing ${gigabytes(2 * parameterCount(config).total)} GB of weights to ${folder}`);
+  const [program, ...words] = scriptCommand('save-fresh.ts', writeJob(jobOf(config, 2, { seed })), folder);
+  execFileSync(program, words, { stdio: ['ignore', 2, 2] });
+  return { folder, remove };
 }
 
 function jobOf(config: LlamaConfig, length: number, weights: TrainJob['weights']): TrainJob {
@@ -137,7 +144,7 @@ function report(
     rows,
     notes: [
       `${gigabytes(parameterCount(config).total)} billion parameters, random, bfloat16 at rest; BAdam with AdamW, block ${Math.min(16, config.num_hidden_layers - 1)}, every position predicted; each row a process of its own, two steps of warm-up.`,
-      'Resident is VmHWM; anonymous is the highest of samples of RssAnon every 20 ms. Streamed weights are mapped files: their pages count as resident and file-backed, and the system may drop them. GB are 1e9 bytes.',
+      'Resident is VmHWM; anonymous is the highest of samples of RssAnon every 20 ms. Weights are mapped files. Resident: all their pages stay. Streamed: pages are dropped after each use and read again from the page cache, or the disk. GB are 1e9 bytes.',
       `The limit of ${limitGB} GB was ${limited.how}; ${limited.run ? 'the run completed' : 'the run did not complete'}. secondsPerStep is the streamed median with a warm page cache.`,
     ],
     measurements: { runs, limited },

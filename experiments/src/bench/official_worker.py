@@ -1,8 +1,8 @@
-"""PyTorch's side of bench-official, in a process of its own: official_worker.py <job.json> official|fastest.
+"""PyTorch's side of bench-official, in a process of its own: official_worker.py <job.json> official|float32|fastest.
 
 official: badam's BlockOptimizer as its readme uses it, on a bfloat16 model with gradient checkpointing. (Without re-entrance, which lets
-the backward pass stop at the trained block; the re-entrant form would go on to the embedding.) fastest: the same optimizer and block in
-float32, nothing recomputed. See train-job.ts for what comes in and goes out.
+the backward pass stop at the trained block; the re-entrant form would go on to the embedding.) float32: the same with a float32 model, which
+is what a CPU without bfloat16 instructions can do. fastest: the same optimizer and block in float32, nothing recomputed. See train-job.ts for what comes in and goes out.
 """
 
 import json
@@ -49,7 +49,7 @@ def main(path, side):
     dtype = torch.bfloat16 if side == "official" else torch.float32
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     model.train()
-    if side == "official":
+    if side != "fastest":
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = badam.BlockOptimizer(
         base_optimizer=torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE),
@@ -80,4 +80,5 @@ def main(path, side):
         report({"seconds": time.perf_counter() - begin, "loss": loss, "peakResident": memory("VmHWM")})
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

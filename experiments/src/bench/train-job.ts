@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
+import type { Options } from '../options.ts';
 
 /** A batch as JSON, for workers in both languages: labels are not shifted, -100 where nothing is learnt; rows are padded on the right. */
 export interface JobBatch {
@@ -24,12 +25,16 @@ export interface TrainJob {
   config: LlamaConfig;
   /** config as config.json has it. */
   hf: object;
-  /** Fresh ones, or those of a folder, mapped. */
-  weights: { seed: number } | { folder: string };
+  /** Fresh ones, or those of a folder, mapped and, where asked for, dropped after each use. */
+  weights: { seed: number } | { folder: string; streamed?: boolean };
   dtype: WeightDtype;
   /** Index of the layer that BAdam trains; null: AdamW trains everything. */
   block: number | null;
+  /** Instead of that, what alpaca-llama would train with these options and the weights of a folder. */
+  method?: Partial<Options>;
   warmUp: JobBatch[];
+  /** Peaks count from here on, not from the start of TensorFlow, which takes 0.5 GB for a moment: for models smaller than that. */
+  peakFromLoading?: true;
   /** The batches of each round, a step each; round r takes entry r mod their number. */
   rounds: JobBatch[][];
 }
@@ -37,10 +42,13 @@ export interface TrainJob {
 /** What a worker says once it is warm. */
 export interface Ready {
   versions: Record<string, string>;
-  /** Resident bytes before the model was loaded. */
+  /** Resident bytes before the model was loaded, and those of them that are no file's. */
   baseBytes: number;
+  baseAnonymous?: number;
   peakResident: number;
   loadSeconds: number;
+  /** The first step's: it compiles, and makes what lasts for many steps (GaLore's projections). */
+  firstSeconds?: number;
   compileSeconds?: number;
   compiledVariants?: number;
 }

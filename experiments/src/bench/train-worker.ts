@@ -4,11 +4,13 @@
  */
 import { freshLlama, openLlama, type Llama } from '@blockwise/model-zoo';
 import { adamW, BlockOptimizer, type Optimizer } from '@blockwise/optimizers';
-import { describeEngine, initTensorFlow, MemoryMeter, readMemory } from '@blockwise/tensorflow';
-import { createMicroBatch, disposeMicroBatch, StageWalk } from '@blockwise/training';
+import { describeEngine, initTensorFlow, MemoryMeter, readMemory, resetPeakMemory } from '@blockwise/tensorflow';
+import { createMicroBatch, disposeMicroBatch, StageWalk, type Gradient } from '@blockwise/training';
 import { readFileSync } from 'node:fs';
 import process from 'node:process';
 import { createInterface } from 'node:readline';
+import { methods } from '../methods.ts';
+import { resolveOptions, type Options } from '../options.ts';
 import { reportMark, type JobBatch, type Ready, type Round, type TrainJob } from './train-job.ts';
 
 const learningRate = 1e-5;
@@ -17,7 +19,7 @@ const report = (value: Ready | Round) => process.stdout.write(`${reportMark}${JS
 
 function load({ config, weights, dtype }: TrainJob): Llama {
   return 'folder' in weights
-    ? openLlama(weights.folder, { dtype }).model
+    ? openLlama(weights.folder, { dtype, streamed: weights.streamed }).model
     : freshLlama(config, { seed: weights.seed, dtype });
 }
 
@@ -26,6 +28,20 @@ function createOptimizer(model: Llama, block: number | null): Optimizer {
   if (block === null) return adamW({ learningRate })(parameters);
   const fixed = { switchMode: 'fixed', startBlock: block, switchBlockEvery: 1_000_000 } as const;
   return new BlockOptimizer(adamW({ learningRate }), parameters, fixed);
+}
+
+/** The model and the optimizer of one of alpaca-llama's methods. */
+function openMethod(given: Partial<Options>, folder: string): { model: Llama; optimizer: Optimizer } {
+  const options = resolveOptions({ modelNameOrPath: folder, ...given });
+  const method = methods[options.finetuningType];
+  const opened = method.open(options, folder);
+  return { model: opened.model, ...method.optimizer(options, opened, 1) };
+}
+
+function openJob(job: TrainJob): { model: Llama; optimizer: Optimizer } {
+  if (job.method && 'folder' in job.weights) return openMethod(job.method, job.weights.folder);
+  const model = load(job);
+  return { model, optimizer: createOptimizer(model, job.block) };
 }
 
 async function trainStep(model: Llama, walk: StageWalk, optimizer: Optimizer, batch: JobBatch): Promise<number> {
@@ -37,10 +53,11 @@ async function trainStep(model: Llama, walk: StageWalk, optimizer: Optimizer, ba
     segmentIds: batch.segmentIds ? Int32Array.from(batch.segmentIds) : undefined,
   });
   optimizer.beginStep();
-  const loss = await walk.gradients([micro], optimizer.trainable, ([name, gradient]) => {
+  const apply = ([name, gradient]: Gradient) => {
     optimizer.update(name, gradient);
     gradient.dispose();
-  });
+  };
+  const loss = await walk.gradients([micro], optimizer.trainable, apply, optimizer.fused);
   optimizer.endStep();
   disposeMicroBatch(micro);
   return loss;
@@ -48,19 +65,22 @@ async function trainStep(model: Llama, walk: StageWalk, optimizer: Optimizer, ba
 
 const job = JSON.parse(readFileSync(process.argv[2], 'utf8')) as TrainJob;
 await initTensorFlow();
+if (job.peakFromLoading) resetPeakMemory();
 const meter = new MemoryMeter();
-const { resident: baseBytes } = readMemory();
+const { resident: baseBytes, anonymous: baseAnonymous = NaN } = readMemory();
 const begin = performance.now();
-const model = load(job);
-const optimizer = createOptimizer(model, job.block);
+const { model, optimizer } = openJob(job);
 const loadSeconds = (performance.now() - begin) / 1000;
 const walk = new StageWalk(model);
 const step = (batch: JobBatch) => trainStep(model, walk, optimizer, batch);
 
-for (const batch of job.warmUp) await step(batch);
+const firstBegin = performance.now();
+await step(job.warmUp[0]);
+const firstSeconds = (performance.now() - firstBegin) / 1000;
+for (const batch of job.warmUp.slice(1)) await step(batch);
 report({
   versions: { node: process.version, tensorflow: describeEngine().tensorflow },
-  ...{ baseBytes, loadSeconds, peakResident: meter.sample().peakResident },
+  ...{ baseBytes, baseAnonymous, loadSeconds, firstSeconds, peakResident: meter.sample().peakResident },
   ...{ compileSeconds: walk.compilation.seconds, compiledVariants: walk.compilation.variants },
 });
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();

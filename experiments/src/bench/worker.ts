@@ -11,6 +11,8 @@ export interface Worker {
   round(): Promise<Round>;
   /** Lets the process end and waits for it. */
   end(): Promise<void>;
+  /** Ends it at once, in the middle of a round. */
+  kill(): void;
 }
 
 /** The words that run one of our own scripts. */
@@ -74,5 +76,6 @@ export async function startWorker(name: string, [program, ...words]: readonly st
       child.stdin.end();
       return ended;
     },
+    kill: () => void child.kill('SIGKILL'),
   };
 }

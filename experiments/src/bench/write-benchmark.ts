@@ -10,6 +10,8 @@ export interface BenchmarkResult {
   /** The Nx target: bench-layers. */
   name: string;
   title: string;
+  /** Inside results/; default benchmarks. */
+  folder?: string;
   seed: number;
   /** The line that the benchmark ends with. */
   figures: object;
@@ -24,7 +26,7 @@ export interface BenchmarkResult {
 }
 
 /**
- * Leaves results/benchmarks/<name>.json and .md (tiny runs: in its folder tiny/, which Git ignores) and prints the figures as the last line.
+ * Leaves results/<folder>/<name>.json and .md (tiny runs: in its folder tiny/, which Git ignores) and prints the figures as the last line.
  */
 export function writeBenchmark(result: BenchmarkResult): void {
   const record = {
@@ -33,7 +35,7 @@ export function writeBenchmark(result: BenchmarkResult): void {
     versions: { node: process.version, ...packageVersions(), ...result.versions },
     ...{ figures: result.figures, rows: result.rows, notes: result.notes, measurements: result.measurements },
   };
-  const folder = join(repository, 'results/benchmarks', tiny ? 'tiny' : '');
+  const folder = join(repository, 'results', result.folder ?? 'benchmarks', tiny ? 'tiny' : '');
   mkdirSync(folder, { recursive: true });
   writeWhole(join(folder, `${result.name}.json`), `${JSON.stringify(record, undefined, 2)}\n`);
   writeWhole(join(folder, `${result.name}.md`), markdown(record));

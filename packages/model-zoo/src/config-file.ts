@@ -40,7 +40,6 @@ const harmlessKeys = new Set(
 
 /** Keys that would change the mathematics, with the values that do not; null always means absent. */
 const neutralValues: Record<string, readonly unknown[]> = {
-  hidden_act: ['silu'],
   attention_dropout: [0],
   hidden_dropout: [0],
   hidden_dropout_prob: [0],
@@ -85,25 +84,55 @@ export function readLlamaConfig(folder: string): LlamaConfigFile {
 
 /** `readLlamaConfig` of an object already parsed; `path` is for its messages. */
 export function parseLlamaConfig(json: JsonObject, path: string = configFile): LlamaConfigFile {
-  const problems: string[] = [];
+  return parseConfigOf(llamaFamily, json, path);
+}
+
+/** What differs between the config.json of models of Llama's family. */
+export interface ConfigFamily {
+  readonly model_type: string;
+  readonly architecture: string;
+  /** transformers' defaults; its hidden_act, too. */
+  readonly defaults: LlamaConfig;
+  readonly activations: readonly LlamaConfig['hidden_act'][];
+  /** Keys that the family reads itself, and what is wrong with them. */
+  readonly ownKeys: readonly string[];
+  ownProblems(json: JsonObject): string[];
+}
+
+const llamaFamily: ConfigFamily = {
+  model_type: 'llama',
+  architecture: 'LlamaForCausalLM',
+  defaults: llama_defaults,
+  activations: ['silu'],
+  ownKeys: [],
+  ownProblems: () => [],
+};
+
+/** `parseLlamaConfig` for any model of the family. */
+export function parseConfigOf(family: ConfigFamily, json: JsonObject, path: string = configFile): LlamaConfigFile {
+  const problems: string[] = family.ownProblems(json);
   const warnings: string[] = [];
-  checkModelType(json, problems);
-  const config = readFields(json, problems, warnings);
+  checkModelType(family, json, problems);
+  const config = readFields(family, json, problems, warnings);
   const known = new Set([...Object.keys(config), 'rope_theta', 'rope_scaling', ...harmlessKeys]);
-  for (const [key, value] of Object.entries(json)) checkKey(key, value, known, problems, warnings);
+  for (const [key, value] of Object.entries(json))
+    if (!family.ownKeys.includes(key)) checkKey(key, value, known, problems, warnings);
   if (Number(json.pretraining_tp ?? 1) > 1) warnings.push('pretraining_tp is ignored, as transformers ignores it');
   if (problems.length === 0) checkRelations(config, problems);
   if (problems.length > 0) throw userErrorOf(path, problems);
   return { config, json, warnings };
 }
 
-function checkModelType(json: JsonObject, problems: string[]): void {
-  if (json.model_type !== 'llama') {
-    problems.push(`model_type: found ${brief(json.model_type)}, expected "llama", the architecture this package has`);
+function checkModelType({ model_type, architecture }: ConfigFamily, json: JsonObject, problems: string[]): void {
+  if (json.model_type !== model_type) {
+    problems.push(
+      `model_type: found ${brief(json.model_type)}, expected "${model_type}", the architecture ` +
+        (model_type === 'llama' ? 'this package has' : 'that is opened here'),
+    );
   }
-  const architectures = json.architectures ?? ['LlamaForCausalLM'];
-  if (!Array.isArray(architectures) || !architectures.includes('LlamaForCausalLM')) {
-    problems.push(`architectures: found ${brief(architectures)}, expected ["LlamaForCausalLM"]`);
+  const architectures = json.architectures ?? [architecture];
+  if (!Array.isArray(architectures) || !architectures.includes(architecture)) {
+    problems.push(`architectures: found ${brief(architectures)}, expected ["${architecture}"]`);
   }
 }
 
@@ -126,11 +155,16 @@ function isAllFullAttention(key: string, value: unknown): boolean {
   return key === 'layer_types' && Array.isArray(value) && value.every((type) => type === 'full_attention');
 }
 
-function readFields(json: JsonObject, problems: string[], warnings: string[]): LlamaConfig {
+function readFields(
+  { defaults, activations }: ConfigFamily,
+  json: JsonObject,
+  problems: string[],
+  warnings: string[],
+): LlamaConfig {
   const size = (key: keyof LlamaConfig & string): number =>
-    positive(json, key, true, llama_defaults[key] as number, problems);
+    positive(json, key, true, defaults[key] as number, problems);
   const flag = (key: keyof LlamaConfig & string): boolean => {
-    const value = json[key] ?? llama_defaults[key];
+    const value = json[key] ?? defaults[key];
     if (typeof value !== 'boolean') problems.push(`${key}: found ${brief(value)}, expected true or false`);
     return value === true;
   };
@@ -138,7 +172,7 @@ function readFields(json: JsonObject, problems: string[], warnings: string[]): L
   const num_attention_heads = size('num_attention_heads');
   const vocab_size = size('vocab_size');
   const tokenId = (key: 'bos_token_id' | 'pad_token_id'): number | null => {
-    const ids = tokenIds(json, key, vocab_size, problems, warnings);
+    const ids = tokenIds(json, key, defaults, vocab_size, problems, warnings);
     if (Array.isArray(ids)) problems.push(`${key}: found ${brief(ids)}, expected one token id`);
     return ids as number | null;
   };
@@ -150,19 +184,34 @@ function readFields(json: JsonObject, problems: string[], warnings: string[]): L
     num_attention_heads,
     num_key_value_heads: positive(json, 'num_key_value_heads', true, num_attention_heads, problems),
     head_dim: positive(json, 'head_dim', true, Math.max(1, Math.floor(hidden_size / num_attention_heads)), problems),
-    hidden_act: 'silu',
+    hidden_act: readActivation(json, defaults, activations, problems),
     max_position_embeddings: size('max_position_embeddings'),
-    initializer_range: positive(json, 'initializer_range', false, llama_defaults.initializer_range, problems),
-    rms_norm_eps: positive(json, 'rms_norm_eps', false, llama_defaults.rms_norm_eps, problems),
+    initializer_range: positive(json, 'initializer_range', false, defaults.initializer_range, problems),
+    rms_norm_eps: positive(json, 'rms_norm_eps', false, defaults.rms_norm_eps, problems),
     tie_word_embeddings: flag('tie_word_embeddings'),
     attention_bias: flag('attention_bias'),
     mlp_bias: flag('mlp_bias'),
-    rope_parameters: readRope(json, problems, warnings),
+    rope_parameters: readRope(json, defaults.rope_parameters, problems, warnings),
     bos_token_id: tokenId('bos_token_id'),
-    eos_token_id: tokenIds(json, 'eos_token_id', vocab_size, problems, warnings),
+    eos_token_id: tokenIds(json, 'eos_token_id', defaults, vocab_size, problems, warnings),
     pad_token_id: tokenId('pad_token_id'),
     dtype: readDtype(json, problems),
   };
+}
+
+function readActivation(
+  json: JsonObject,
+  defaults: LlamaConfig,
+  activations: ConfigFamily['activations'],
+  problems: string[],
+): LlamaConfig['hidden_act'] {
+  const value = json.hidden_act ?? defaults.hidden_act;
+  const found = activations.find((activation) => activation === value);
+  if (!found)
+    problems.push(
+      `hidden_act: found ${brief(value)}, expected ${activations.map(brief).join(' or ')}: it changes the mathematics and is not supported`,
+    );
+  return found ?? defaults.hidden_act;
 }
 
 /** A number above zero, or the default where the key is absent or null. */
@@ -190,11 +239,12 @@ function positive(
 function tokenIds(
   json: JsonObject,
   key: 'bos_token_id' | 'eos_token_id' | 'pad_token_id',
+  defaults: LlamaConfig,
   vocabulary: number,
   problems: string[],
   warnings: string[],
 ): number | number[] | null {
-  const value = key in json ? json[key] : llama_defaults[key];
+  const value = key in json ? json[key] : defaults[key];
   if (value === null) return null;
   const ids: unknown[] = Array.isArray(value) ? value : [value];
   if (!ids.every((id): id is number => Number.isSafeInteger(id))) {
@@ -220,10 +270,9 @@ const ropeFields = {
  * rope_scaling with rope_theta beside it (transformers 4), or rope_parameters with rope_theta inside (5); the former
  * wins, as in 5.
  */
-function readRope(json: JsonObject, problems: string[], warnings: string[]): RopeParameters {
+function readRope(json: JsonObject, standard: RopeParameters, problems: string[], warnings: string[]): RopeParameters {
   const where = json.rope_scaling ? 'rope_scaling' : 'rope_parameters';
   const rope = json[where] ?? {};
-  const standard = llama_defaults.rope_parameters;
   if (!isObject(rope)) {
     problems.push(`${where}: found ${brief(rope)}, expected an object`);
     return standard;

@@ -31,7 +31,8 @@ export interface LlamaConfig {
   /** Divides num_attention_heads; each key-value head serves a group of query heads. */
   readonly num_key_value_heads: number;
   readonly head_dim: number;
-  readonly hidden_act: 'silu';
+  /** Of the MLP's gate: silu in a Llama, relu2 (the square of what is above 0) or silu in a BitNet. */
+  readonly hidden_act: 'silu' | 'relu2';
   readonly max_position_embeddings: number;
   /** Standard deviation of fresh weights. */
   readonly initializer_range: number;
@@ -162,11 +163,14 @@ export function llamaLayerShapes(config: LlamaConfig): Map<string, Shape> {
 
 /**
  * All of a model's weights: Hugging Face name to shape, in transformers' order; a tied head has no weight of its own.
+ * @param layer names and shapes of a decoder layer's weights
  */
-export function llamaWeightShapes(config: LlamaConfig): Map<string, Shape> {
+export function llamaWeightShapes(
+  config: LlamaConfig,
+  layer: ReadonlyMap<string, Shape> = llamaLayerShapes(config),
+): Map<string, Shape> {
   const { vocab_size: vocabulary, hidden_size: hidden } = config;
   const shapes = new Map<string, Shape>([['model.embed_tokens.weight', [vocabulary, hidden]]]);
-  const layer = llamaLayerShapes(config);
   for (let i = 0; i < config.num_hidden_layers; i++) {
     for (const [name, shape] of layer) shapes.set(`model.layers.${i}.${name}`, shape);
   }

@@ -1,10 +1,10 @@
 import { initTensorFlow, liveTensors } from '@blockwise/tensorflow';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { llamaWeightShapes } from './config.ts';
-import { freshLlama, saveFreshLlama } from './fresh-weights.ts';
+import { freshLlama, saveFreshLlama, saveHollowLlama } from './fresh-weights.ts';
 import type { Llama } from './llama.ts';
 import { openLlama } from './llama-files.ts';
 import { tinyLlamaConfig } from './tiny-llama.ts';
@@ -70,4 +70,19 @@ test('saveFreshLlama writes, in several files, the model that freshLlama makes',
   expect(contents(opened)).toEqual(contents(fresh));
   opened.dispose();
   fresh.dispose();
+});
+
+describe('saveHollowLlama', () => {
+  test('leaves a model that opens, with weights of zeros that take no room on the disk', async () => {
+    const hollow = join(folder, 'hollow');
+    await saveHollowLlama(hollow, config, 'bfloat16');
+    const { model } = openLlama(hollow, { dtype: 'bfloat16' });
+    const shapes = [...model.parameters].map(([name, { shape }]) => [name, [...shape]]);
+    expect(new Map(shapes as [string, number[]][])).toEqual(llamaWeightShapes(config));
+    expect(new Set(floats(model, 'lm_head.weight'))).toEqual(new Set([0]));
+    model.dispose();
+    const { size, blocks } = statSync(join(hollow, 'model.safetensors'));
+    expect(size).toBeGreaterThan(500_000);
+    expect(blocks * 512).toBeLessThan(50_000);
+  });
 });

@@ -1,8 +1,10 @@
 import { attribute, dtypes, operation, tf, toRaw, type RawTensor } from '@blockwise/tensorflow';
 import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { llamaWeightShapes, parameterCount, type LlamaConfig, type WeightDtype } from './config.ts';
 import { llamaConfigJson, writeConfig } from './config-file.ts';
 import { createLlama, type Llama } from './llama.ts';
+import { writeHollowSafetensors } from './safetensors.ts';
 import { saveWeights } from './weights.ts';
 
 /** What decides the weights of a model that was never trained. */
@@ -19,9 +21,12 @@ export interface FreshOptions {
  * one is in memory as float32 beside the others at rest.
  */
 export function freshLlama(config: LlamaConfig, options: FreshOptions): Llama {
-  const weights = new Map<string, RawTensor>();
-  for (const { name, draw } of plan(config, options)) weights.set(name, draw());
-  return createLlama(config, weights);
+  return createLlama(config, freshWeights(config, options));
+}
+
+/** freshLlama()'s weights, or those of another list of names and shapes. */
+export function freshWeights(config: LlamaConfig, options: FreshOptions, shapes = llamaWeightShapes(config)) {
+  return new Map(plan(config, options, shapes).map(({ name, draw }) => [name, draw()]));
 }
 
 /**
@@ -45,9 +50,20 @@ export async function saveFreshLlama(folder: string, config: LlamaConfig, option
   await writeConfig(folder, llamaConfigJson({ ...config, dtype }), dtype);
 }
 
+/**
+ * Writes a folder that opens as a model of this config with all weights zero, and takes no room on the disk: for planning what a model
+ * would take.
+ */
+export async function saveHollowLlama(folder: string, config: LlamaConfig, dtype: WeightDtype): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  const tensors = [...llamaWeightShapes(config)].map(([name, shape]) => [name, { dtype, shape }] as const);
+  await writeHollowSafetensors(join(folder, 'model.safetensors'), tensors);
+  await writeConfig(folder, llamaConfigJson({ ...config, dtype }), dtype);
+}
+
 /** Every weight, and how to make it. */
-function plan(config: LlamaConfig, { seed, dtype = 'float32' }: FreshOptions) {
-  return [...llamaWeightShapes(config)].map(([name, shape], index) => {
+function plan(config: LlamaConfig, { seed, dtype = 'float32' }: FreshOptions, shapes = llamaWeightShapes(config)) {
+  return [...shapes].map(([name, shape], index) => {
     const draw = (): RawTensor => {
       const values = exact(name, shape, config.initializer_range, [seed, index]);
       const stored = toRaw(values, dtype);

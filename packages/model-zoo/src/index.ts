@@ -1,3 +1,4 @@
+export { recordGradientFactors, type GradientTerm } from './gradient-factors.ts';
 export {
   llama_110m,
   llama_1_1b,
@@ -13,12 +14,23 @@ export {
 export type { LlamaConfig, ParameterCount, RopeParameters, WeightDtype } from './config.ts';
 export { llamaConfigJson, parseLlamaConfig, readLlamaConfig, writeConfig } from './config-file.ts';
 export type { LlamaConfigFile } from './config-file.ts';
-export { freshLlama, saveFreshLlama, type FreshOptions } from './fresh-weights.ts';
+export { freshLlama, saveFreshLlama, saveHollowLlama, type FreshOptions } from './fresh-weights.ts';
 export { generate, streamGeneration } from './generation.ts';
 export type { CachedDecoder, GeneratedToken, Generation, GenerationOptions } from './generation.ts';
-export type { JsonObject } from './json-object.ts';
+export { publish, writeAside } from './atomic-file.ts';
+export { readJsonObject, type JsonObject } from './json-object.ts';
 export { argmax, chooseToken, processLogits, softmax } from './sampling.ts';
 export type { SamplingOptions } from './sampling.ts';
+export { bitNetFromLlama, freshBitNet, openBitNet, packBitNet, type OpenedBitNet } from './bitnet-files.ts';
+export { bitLinear, createBitNet, type BitNet } from './bitnet.ts';
+export {
+  bitnet_defaults,
+  bitnetConfigJson,
+  bitnetWeightShapes,
+  parseBitNetConfig,
+  type BitNetConfigFile,
+  type BitNetStorage,
+} from './bitnet-config.ts';
 export { readSafetensorsHeader, writeSafetensors } from './safetensors.ts';
 export type { SafetensorsEntry, SafetensorsHeader, WritableTensor } from './safetensors.ts';
 export { matchWeights, openWeights, saveWeights } from './weights.ts';
@@ -26,6 +38,7 @@ export type { WeightEntry, Weights } from './weights.ts';
 export {
   attention,
   embedding,
+  frozenLinear,
   linear,
   plainLinear,
   recordProducts,
@@ -33,9 +46,12 @@ export {
   rmsNorm,
   rotary,
   swiglu,
+  type FrozenWeight,
 } from './layers.ts';
+export { linearShapes } from './linear-shapes.ts';
 export { createLlama, type Llama } from './llama.ts';
 export { llamaDecoder, type LlamaCache } from './llama-decoder.ts';
 export { openLlama, saveLlama, type OpenedLlama } from './llama-files.ts';
 export { callStage, stageInputs } from './stage-call.ts';
+export { codesAtRest, replaceWeights, stageWeights, storedWeight, weightAtRest } from './stage-weights.ts';
 export type { BatchLayout, Context, LinearLayer, Stage, StagedModel, StageWeights } from './stages.ts';

@@ -1,4 +1,13 @@
-import { compile, initTensorFlow, liveTensors, tf, type AnyTensor } from '@blockwise/tensorflow';
+import {
+  cast,
+  compile,
+  initTensorFlow,
+  liveTensors,
+  tf,
+  toRaw,
+  type AnyTensor,
+  type RawTensor,
+} from '@blockwise/tensorflow';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { attention, embedding, linear, rmsNorm, rotary, swiglu } from './layers.ts';
 import { noise } from './tiny-llama.ts';
@@ -213,4 +222,31 @@ it('swiglu stays finite where exp would overflow', () => {
     );
     expect([...dGate.dataSync()].map((x) => Math.round(x) + 0)).toEqual([0, 3]);
   });
+});
+
+it('a frozen bfloat16 weight gives the products and the input gradient of its float32 copy, also in several pieces', () => {
+  const before = liveTensors();
+  const values = tf.randomNormal([4160, 2048], 0, 0.02, 'float32', 1); // three pieces
+  const weight = toRaw(values, 'bfloat16');
+  values.dispose();
+  const both = compile('frozen', (...inputs) => {
+    const [x, dy, weight] = inputs as [tf.Tensor2D, tf.Tensor2D, RawTensor];
+    const through = (w: AnyTensor) => [
+      linear(x, w),
+      ...tf.grads((x: tf.Tensor) => linear(x as tf.Tensor2D, w))([x], dy),
+    ];
+    return [...through(weight), ...through(cast(weight))];
+  });
+  tf.tidy(() => {
+    const x = tf.randomNormal([7, 2048], 0, 1, 'float32', 2);
+    const dy = tf.randomNormal([7, 4160], 0, 1, 'float32', 3);
+    const [y, dx, expectedY, expectedDx] = both(x, dy, weight);
+    const largest = (a: tf.Tensor, b: tf.Tensor) => tf.max(tf.abs(tf.sub(a, b))).dataSync()[0];
+    expect(y.shape).toEqual([7, 4160]);
+    expect(largest(y, expectedY)).toBeLessThan(1e-5);
+    expect(largest(dx, expectedDx)).toBeLessThan(1e-5);
+  });
+  both.dispose();
+  weight.dispose();
+  expect(liveTensors()).toBe(before);
 });

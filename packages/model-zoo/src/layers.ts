@@ -1,5 +1,18 @@
-import { attribute, dtypes, matMul2d, operation, tf } from '@blockwise/tensorflow';
+import {
+  attribute,
+  castAfter,
+  dtypes,
+  gatherRows,
+  matMul2d,
+  operation,
+  RawTensor,
+  sliceRows,
+  tf,
+  type AnyTensor,
+} from '@blockwise/tensorflow';
+import { weightAtRest } from './stage-weights.ts';
 import type { LinearLayer } from './stages.ts';
+import { weightGradient } from './gradient-factors.ts';
 
 /**
  * The pieces that Llama-like models share, each with a hand-written gradient: fewer and larger operations than TensorFlow.js's autodiff
@@ -69,43 +82,113 @@ export function replayProducts<T>(values: tf.Tensor[], body: () => T): T {
   return withProducts({ replay: true, values, next: 0 }, body);
 }
 
-function productOf(x: tf.Tensor, weight: tf.Tensor): tf.Tensor {
+function productOf(compute: () => tf.Tensor): tf.Tensor {
   if (products?.replay && products.next < products.values.length) return tf.clone(products.values[products.next++]);
-  const y = matMul2d(x, weight, false, true);
+  const y = compute();
   if (products && !products.replay) products.values.push(y);
   return y;
 }
 
 /**
+ * Bytes of the float32 copy of a 16-bit weight that exist at a time: about what the last cache level holds, so that a copy is multiplied
+ * before it reaches memory, whatever the size of the weight.
+ */
+const pieceBytes = 16 * 2 ** 20;
+
+/** A weight that is not trained and not kept as float32: of 16 bits, or quantised. */
+export interface FrozenWeight {
+  readonly shape: readonly number[];
+  /** Rows `from` (a multiple of 64) to `to` as float32 [to - from, inputs], made no sooner than `previous`, whose values do not matter. */
+  rows(from: number, to: number, previous: tf.Tensor): tf.Tensor;
+}
+
+/** [from, to) of the rows of each piece of a weight. */
+function pieces({ shape: [rows, columns] }: FrozenWeight): [from: number, to: number][] {
+  const count = Math.ceil((4 * rows * columns) / pieceBytes);
+  const each = Math.ceil(rows / count / 64) * 64; // whole tiles of the multiplication
+  return Array.from({ length: Math.ceil(rows / each) }, (_, i) => [i * each, Math.min((i + 1) * each, rows)]);
+}
+
+const frozenHalf = (weight: RawTensor): FrozenWeight => ({
+  shape: weight.shape,
+  rows(from, to, previous) {
+    const rows = sliceRows(weight, from, to);
+    const copy = castAfter(rows, previous);
+    rows.dispose();
+    return copy;
+  },
+});
+
+/** x W^T with a frozen weight, a piece of its rows after the other. */
+function frozenProduct(x: tf.Tensor, weight: FrozenWeight): tf.Tensor {
+  let previous = x;
+  const parts = pieces(weight).map(([from, to]) => {
+    return (previous = matMul2d(x, weight.rows(from, to, previous), false, true));
+  });
+  return parts.length > 1 ? tf.concat(parts, 1) : parts[0];
+}
+
+/** dy W with a frozen weight. */
+function frozenGradient(dy: tf.Tensor, weight: FrozenWeight): tf.Tensor {
+  const parts = pieces(weight);
+  const own = parts.length > 1 ? tf.split(dy, parts.map(([from, to]) => to - from), 1) : [dy]; // prettier-ignore
+  let sum: tf.Tensor | undefined;
+  parts.forEach(([from, to], i) => {
+    const part = matMul2d(own[i], weight.rows(from, to, sum ?? dy));
+    sum = sum ? tf.add(sum, part) : part;
+  });
+  return sum!;
+}
+
+/**
  * y = x W^T + b.
  * @param x float32 [N, inputs]
- * @param weight float32 [outputs, inputs], PyTorch's layout
+ * @param weight [outputs, inputs], PyTorch's layout: float32, or a frozen one of 16 bits, which is made float32 piece by piece
  * @param bias float32 [outputs], or none
  * @returns float32 [N, outputs]
  */
-export function linear(x: tf.Tensor2D, weight: tf.Tensor, bias?: tf.Tensor): tf.Tensor2D {
-  const product = differentiable((save, x, weight) => {
-    save([x, weight]);
-    return {
-      value: productOf(x, weight),
-      gradFunc: (dy, [x, weight]) => [matMul2d(dy, weight), matMul2d(dy, x, true)],
-    };
-  });
-  const y = product(x, weight) as tf.Tensor2D;
+export function linear(x: tf.Tensor2D, weight: AnyTensor, bias?: tf.Tensor): tf.Tensor2D {
+  const y = (
+    weight instanceof RawTensor ? frozenLinear(x, frozenHalf(weight)) : trainedLinear(x, weight)
+  ) as tf.Tensor2D;
   return bias ? tf.add(y, bias) : y;
 }
 
+/** y = x W^T with a weight that gets no gradient: float32 [N, inputs] -> [N, outputs]. */
+export function frozenLinear(x: tf.Tensor2D, weight: FrozenWeight): tf.Tensor2D {
+  const product = differentiable((save, x) => {
+    save([]);
+    return {
+      value: productOf(() => frozenProduct(x, weight)),
+      gradFunc: (dy) => [frozenGradient(dy, weight)],
+    };
+  });
+  return product(x) as tf.Tensor2D;
+}
+
+function trainedLinear(x: tf.Tensor, weight: tf.Tensor): tf.Tensor {
+  const product = differentiable((save, x, weight) => {
+    save([x, weight]);
+    return {
+      value: productOf(() => matMul2d(x, weight, false, true)),
+      gradFunc: (dy, [x, weight]) => [matMul2d(dy, weight), weightGradient(dy, x)],
+    };
+  });
+  return product(x, weight);
+}
+
 /** A linear module as it stands in the checkpoint. */
-export const plainLinear: LinearLayer = (name, x, w) => linear(x, w[`${name}.weight`], w[`${name}.bias`]);
+export const plainLinear: LinearLayer = (name, x, w) => linear(x, weightAtRest(w, `${name}.weight`), w[`${name}.bias`]);
 
 /**
  * Rows of the embedding.
  * @param ids int32 [N]
- * @param weight float32 [vocabulary, H]
+ * @param weight [vocabulary, H]: float32, or a frozen one of 16 bits
  * @param paddingId the row that gets no gradient (PyTorch's `padding_idx`); it is looked up like any other
  * @returns float32 [N, H]; its gradient is dense, [vocabulary, H]
  */
-export function embedding(ids: tf.Tensor1D, weight: tf.Tensor, paddingId?: number): tf.Tensor2D {
+export function embedding(ids: tf.Tensor1D, weight: AnyTensor, paddingId?: number): tf.Tensor2D {
+  if (weight instanceof RawTensor) return gatherRows(weight, ids) as tf.Tensor2D;
   const lookUp = differentiable((save, weight) => {
     save([ids]);
     const rows = weight.shape[0];

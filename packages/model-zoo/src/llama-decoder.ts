@@ -1,8 +1,9 @@
-import { compile, tf } from '@blockwise/tensorflow';
+import { compile, tf, type CompiledFunction } from '@blockwise/tensorflow';
 import type { CachedDecoder } from './generation.ts';
-import { llamaHead, llamaLayer, type Llama } from './llama.ts';
+import { llamaHead, type Llama } from './llama.ts';
 import { rotaryTables } from './rotary-tables.ts';
 import { callStage, stageInputs } from './stage-call.ts';
+import type { Stage } from './stages.ts';
 import { UserError } from './user-error.ts';
 
 /** Keys and values of every layer, with room for `room` tokens of which `length` are taken. */
@@ -32,12 +33,20 @@ export function llamaDecoder(model: Llama): CachedDecoder<LlamaCache> {
     const { weights, rest } = stageInputs(bottom, inputs);
     return [bottom.forward(weights, rest[0], [])];
   });
-  const layer = compile('decode_layer', (...inputs) => {
-    const { weights, rest } = stageInputs(layers[0], inputs);
-    const [x, cos, sin, mask, keys, values, place] = rest;
-    const result = llamaLayer(config, weights, x, [cos, sin, mask], layers[0].linear, { keys, values, place });
-    return [result.y, result.keys, result.values];
-  });
+  // One function for each kind of layer, as adapters may be on some only.
+  const layerFunctions = new Map<string, CompiledFunction>();
+  const layerFunction = (stage: Stage): CompiledFunction => {
+    const known = layerFunctions.get(stage.kind);
+    if (known) return known;
+    const fn = compile('decode_layer', (...inputs) => {
+      const { weights, rest } = stageInputs(stage, inputs);
+      const [x, cos, sin, mask, keys, values, place] = rest;
+      const result = model.decoderLayer(config, weights, x, [cos, sin, mask], stage.linear, { keys, values, place });
+      return [result.y, result.keys, result.values];
+    });
+    layerFunctions.set(stage.kind, fn);
+    return fn;
+  };
   const project = compile('decode_head', (...inputs) => {
     const { weights, rest } = stageInputs(head, inputs);
     return [llamaHead(config, weights, rest[0], head.linear)];
@@ -55,7 +64,7 @@ export function llamaDecoder(model: Llama): CachedDecoder<LlamaCache> {
     for (const [i, stage] of layers.entries()) {
       const { keys, values } = cache.layers[i];
       const own = [x, ...inputs.context, keys, values, inputs.place];
-      const [y, newKeys, newValues] = await callStage(layer, stage, own);
+      const [y, newKeys, newValues] = await callStage(layerFunction(stage), stage, own);
       tf.dispose([x, keys, values]);
       cache.layers[i] = { keys: newKeys, values: newValues };
       x = y;

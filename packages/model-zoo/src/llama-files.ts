@@ -22,23 +22,29 @@ export interface OpenedLlama {
 /**
  * Opens a Llama in Hugging Face layout. Weights stored in `dtype` stay in the mapped file until used; others are converted, one at a time.
  * @param dtype how weights are kept at rest; default: as they are stored
+ * @param streamed pages of weights that stay in the file leave memory after each use: frozen weights then take no memory to speak of,
+ * and a step reads them from the file (or the system's page cache) anew
  * @throws UserError naming the file and all that is wrong with it
  */
-export function openLlama(folder: string, { dtype }: { dtype?: WeightDtype } = {}): OpenedLlama {
+export function openLlama(
+  folder: string,
+  { dtype, streamed }: { dtype?: WeightDtype; streamed?: boolean } = {},
+): OpenedLlama {
   const { config, json, warnings } = readLlamaConfig(folder);
   const files = openWeights(folder);
   try {
     const expected = llamaWeightShapes(config);
     const sources = matchWeights(expected, files, { tied: llamaTiedWeights(config) });
     const weights = new Map<string, RawTensor>();
-    for (const [name, source] of sources) weights.set(name, inDtype(files.tensor(source), dtype));
+    for (const [name, source] of sources) weights.set(name, weightInDtype(files.tensor(source, { streamed }), dtype));
     return { model: createLlama(config, weights), json, warnings };
   } finally {
     files.close();
   }
 }
 
-function inDtype(stored: RawTensor, dtype: WeightDtype | undefined): RawTensor {
+/** A stored weight in another dtype; consumes it. */
+export function weightInDtype(stored: RawTensor, dtype: WeightDtype | undefined): RawTensor {
   if (!dtype || stored.dtype === dtype) return stored;
   const values = cast(stored);
   stored.dispose();
@@ -66,7 +72,10 @@ export async function saveLlama(folder: string, { model, json }: Pick<OpenedLlam
   await mkdir(folder, { recursive: true });
   const parameters = [...model.parameters.values()];
   await saveWeights(folder, parameters.map((parameter) => [parameter.name, writable(parameter)] as const)); // prettier-ignore
-  await writeConfig(folder, json, parameters[0].storageDtype as WeightDtype);
+  // A head that was trained apart from the embedding is tied to it no longer.
+  const untied = json.tie_word_embeddings === true && !model.config.tie_word_embeddings;
+  const written = untied ? { ...json, tie_word_embeddings: false } : json;
+  await writeConfig(folder, written, parameters[0].storageDtype as WeightDtype);
   for (const name of source ? companions : []) {
     const path = join(source!, name);
     if (existsSync(path)) await copyWhole(path, join(folder, name));

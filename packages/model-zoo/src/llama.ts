@@ -2,6 +2,7 @@ import { Parameter, tf, type RawTensor } from '@blockwise/tensorflow';
 import { llamaLayerShapes, llamaWeightShapes, type LlamaConfig } from './config.ts';
 import { attention, embedding, plainLinear, rmsNorm, rotary, swiglu } from './layers.ts';
 import { rotaryTables } from './rotary-tables.ts';
+import { weightAtRest } from './stage-weights.ts';
 import type { BatchLayout, Context, LinearLayer, Stage, StagedModel, StageWeights } from './stages.ts';
 
 /**
@@ -12,7 +13,19 @@ import type { BatchLayout, Context, LinearLayer, Stage, StagedModel, StageWeight
  */
 export interface Llama extends StagedModel {
   readonly config: LlamaConfig;
+  /** How a decoder layer of it computes: llamaLayer() unless the family has its own. */
+  readonly decoderLayer: DecoderLayer;
 }
+
+/** A decoder layer's function; with a cache, it also returns the cache as it becomes. */
+export type DecoderLayer = (
+  config: LlamaConfig,
+  w: StageWeights,
+  x: tf.Tensor,
+  context: Context,
+  linear?: LinearLayer,
+  cache?: LayerCache,
+) => { y: tf.Tensor2D; keys: tf.Tensor; values: tf.Tensor };
 
 /** Earlier keys and values of one layer, and where the new ones go: what makes generation linear in the length. */
 export interface LayerCache {
@@ -23,8 +36,11 @@ export interface LayerCache {
   readonly place: tf.Tensor;
 }
 
-/** Queries, keys and values of one layer, and what attention makes of them. */
-function selfAttention(
+/**
+ * Attention of one layer up to its output projection: the joined heads, float32 [N, A * D], and the keys and values looked at.
+ * @param x float32 [N, H], normed
+ */
+export function attendedHeads(
   config: LlamaConfig,
   w: StageWeights,
   x: tf.Tensor2D,
@@ -49,7 +65,7 @@ function selfAttention(
   const grouped = tf.reshape(queries, [B, K, (A / K) * T, D]); // the G heads of a group follow each other
   const attended = tf.reshape(attention(grouped, keys, values, mask), [B, A, T, D]);
   const joined = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [B * T, A * D]) as tf.Tensor2D;
-  return { y: linear('self_attn.o_proj', joined, w), keys, values };
+  return { joined, keys, values };
 }
 
 /** The cache with the new entries in their places: float32 [1, K, S, D]. */
@@ -69,15 +85,9 @@ export function llamaLayer(
 ) {
   const eps = config.rms_norm_eps;
   const input = x as tf.Tensor2D;
-  const { y, keys, values } = selfAttention(
-    config,
-    w,
-    rmsNorm(input, w['input_layernorm.weight'], eps),
-    context,
-    linear,
-    cache,
-  );
-  const middle = tf.add(input, y) as tf.Tensor2D;
+  const inputNormed = rmsNorm(input, w['input_layernorm.weight'], eps);
+  const { joined, keys, values } = attendedHeads(config, w, inputNormed, context, linear, cache);
+  const middle = tf.add(input, linear('self_attn.o_proj', joined, w)) as tf.Tensor2D;
   const normed = rmsNorm(middle, w['post_attention_layernorm.weight'], eps);
   const gate = linear('mlp.gate_proj', normed, w);
   const up = linear('mlp.up_proj', normed, w);
@@ -95,26 +105,44 @@ export function llamaHead(
   return linear('lm_head', rmsNorm(x as tf.Tensor2D, w['norm.weight'], config.rms_norm_eps), w);
 }
 
+/** What a model of Llama's family has of its own: its decoder layer. */
+export interface LayerFamily {
+  /** Names and shapes of a layer's weights, without the prefix that its place in the model gives. */
+  readonly shapes: ReadonlyMap<string, readonly number[]>;
+  readonly decoderLayer: DecoderLayer;
+  /** As Stage.linear and Stage.linearShapes. */
+  readonly linear?: LinearLayer;
+  readonly linearShapes?: Stage['linearShapes'];
+}
+
 /** The stages over given parameters. Names inside a stage are without the prefix that its place in the model gives. */
-function llamaStages(config: LlamaConfig, parameters: ReadonlyMap<string, Parameter>): Stage[] {
+function llamaStages(
+  config: LlamaConfig,
+  parameters: ReadonlyMap<string, Parameter>,
+  { shapes, decoderLayer, linear: ownLinear, linearShapes }: LayerFamily,
+): Stage[] {
   const parameter = (name: string) => parameters.get(name)!;
   const table = 'model.embed_tokens.weight';
-  const layerNames = [...llamaLayerShapes(config).keys()];
+  const layerNames = [...shapes.keys()];
   const layers = Array.from({ length: config.num_hidden_layers }, (_, i): Stage => {
     const name = `model.layers.${i}`;
     return {
       name,
       kind: 'layer',
       parameters: new Map(layerNames.map((local) => [local, parameter(`${name}.${local}`)])),
-      forward: (w, x, context, linear) => llamaLayer(config, w, x, context, linear).y,
+      linear: ownLinear,
+      linearShapes,
+      forward: (w, x, context, linear = ownLinear) => decoderLayer(config, w, x, context, linear).y,
     };
   });
   const embed: Stage = {
     name: 'model.embed_tokens',
     kind: 'embedding',
     parameters: new Map([['embed_tokens.weight', parameter(table)]]),
+    linearShapes: new Map(),
     // LlamaModel makes its table with padding_idx = pad_token_id. (A tied head still moves that row.)
-    forward: (w, ids) => embedding(ids as tf.Tensor1D, w['embed_tokens.weight'], config.pad_token_id ?? undefined),
+    forward: (w, ids) =>
+      embedding(ids as tf.Tensor1D, weightAtRest(w, 'embed_tokens.weight'), config.pad_token_id ?? undefined),
   };
   const head: Stage = {
     name: 'lm_head',
@@ -158,8 +186,17 @@ export function llamaContext(config: LlamaConfig, layout: BatchLayout): tf.Tenso
  * @throws RangeError naming the first weight that is missing or has another shape (openLlama() reports all of a folder's)
  */
 export function createLlama(config: LlamaConfig, weights: ReadonlyMap<string, RawTensor>): Llama {
+  return createOfFamily(config, weights, { shapes: llamaLayerShapes(config), decoderLayer: llamaLayer });
+}
+
+/** createLlama() with another decoder layer between the same embedding and head. */
+export function createOfFamily(
+  config: LlamaConfig,
+  weights: ReadonlyMap<string, RawTensor>,
+  family: LayerFamily,
+): Llama {
   const parameters = new Map<string, Parameter>();
-  for (const [name, shape] of llamaWeightShapes(config)) {
+  for (const [name, shape] of llamaWeightShapes(config, family.shapes)) {
     const weight = weights.get(name);
     if (!weight) throw new RangeError(`weight ${name} of shape [${shape}] is missing`);
     if (weight.shape.join() !== shape.join())
@@ -168,8 +205,9 @@ export function createLlama(config: LlamaConfig, weights: ReadonlyMap<string, Ra
   }
   return {
     config,
+    decoderLayer: family.decoderLayer,
     parameters,
-    stages: llamaStages(config, parameters),
+    stages: llamaStages(config, parameters, family),
     context: (layout) => llamaContext(config, layout),
     dispose: () => parameters.forEach((parameter) => parameter.dispose()),
   };

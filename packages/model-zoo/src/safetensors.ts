@@ -252,8 +252,26 @@ export async function writeSafetensorsAside(
   });
 }
 
-function layOut(tensors: Iterable<readonly [string, WritableTensor]>): (readonly [string, WritableTensor])[] {
-  const rank = ({ dtype, shape }: WritableTensor): number =>
+/**
+ * Writes a file whose tensors are all zeros and take no room on the disk (a hole): to open a model of which only the shapes are known.
+ */
+export async function writeHollowSafetensors(
+  path: string,
+  tensors: Iterable<readonly [string, Layout]>,
+): Promise<void> {
+  const header = headerOf(layOut(tensors), { format: 'pt' });
+  await writeAside(path, async (file) => {
+    await writeAll(file, header);
+    const bytes = [...tensors].reduce((sum, [, { dtype, shape }]) => sum + byteLengthOf(dtype, shape), 0);
+    await file.truncate(header.byteLength + bytes);
+  });
+  await publish([path]);
+}
+
+type Layout = Pick<WritableTensor, 'dtype' | 'shape'>;
+
+function layOut<T extends Layout>(tensors: Iterable<readonly [string, T]>): (readonly [string, T])[] {
+  const rank = ({ dtype, shape }: Layout): number =>
     byteLengthOf(dtype, shape) % alignment === 0 ? Infinity : byteLengthOf(dtype, []);
   const ordered = [...tensors].sort(([, a], [, b]) => (rank(a) === rank(b) ? 0 : rank(b) - rank(a)));
   if (new Set(ordered.map(([name]) => name)).size !== ordered.length)
@@ -262,10 +280,7 @@ function layOut(tensors: Iterable<readonly [string, WritableTensor]>): (readonly
 }
 
 /** Length, JSON and the spaces that bring the data to a multiple of 64 bytes. */
-function headerOf(
-  ordered: readonly (readonly [string, WritableTensor])[],
-  metadata: Readonly<Record<string, string>>,
-): Buffer {
+function headerOf(ordered: readonly (readonly [string, Layout])[], metadata: Readonly<Record<string, string>>): Buffer {
   let begin = 0;
   const entries = ordered.map(([name, { dtype, shape }]) => {
     const end = begin + byteLengthOf(dtype, shape);

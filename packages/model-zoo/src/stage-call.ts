@@ -1,4 +1,5 @@
-import { cast, type AnyTensor, type CompiledFunction, type tf } from '@blockwise/tensorflow';
+import type { AnyTensor, CompiledFunction, tf } from '@blockwise/tensorflow';
+import { stageWeights } from './stage-weights.ts';
 import type { Stage, StageWeights } from './stages.ts';
 
 /** Runs a compiled function whose inputs are a stage's weights, as they are kept, and then `inputs`; borrows all, returns the results. */
@@ -22,8 +23,6 @@ export async function callStage(
  */
 export function stageInputs(stage: Stage, inputs: readonly AnyTensor[]): { weights: StageWeights; rest: tf.Tensor[] } {
   const names = [...stage.parameters.keys()];
-  const weights = Object.fromEntries(names.map((name, i) => [name, cast(inputs[i], computing(inputs[i]))]));
+  const weights = stageWeights(names.map((name, i) => [name, inputs[i]] as const));
   return { weights, rest: inputs.slice(names.length) as tf.Tensor[] };
 }
-
-const computing = ({ dtype }: AnyTensor) => (/^u?int/.test(dtype) ? 'int32' : 'float32');

@@ -5,7 +5,10 @@ import type { Parameter, tf } from '@blockwise/tensorflow';
  * Letters: B sequences, T tokens in each, N = B * T rows, H hidden size.
  */
 
-/** What every stage of a batch may look at beside its input: positions and attention mask, in a fixed order. Borrowed. */
+/**
+ * What every stage of a batch may look at beside its input: positions and attention mask, in a fixed order; behind them an adapter may put its
+ * own (the seed of its dropout). Borrowed.
+ */
 export type Context = readonly tf.Tensor[];
 
 /** A stage's weights by the name they have inside the stage (`self_attn.q_proj.weight`): float32, or int32 codes of quantised ones. */
@@ -27,6 +30,8 @@ export interface Stage {
   readonly parameters: ReadonlyMap<string, Parameter>;
   /** How its linear modules map their rows when nothing is dropped, where that is not y = x W^T + b: for decoders. */
   readonly linear?: LinearLayer;
+  /** [outputs, inputs] of each linear module, where its weight is not kept in that shape or is none: see linearShapes(). */
+  readonly linearShapes?: ReadonlyMap<string, readonly [outputs: number, inputs: number]>;
   /**
    * The stage's function, in TensorFlow.js operations. The first stage takes token ids, int32 [N]; the others take float32 [N, H]; all
    * return float32 [N, H] but the last, which works on each row alone and returns logits, float32 [rows, vocabulary].

@@ -26,8 +26,8 @@ export interface WeightEntry extends SafetensorsEntry {
 export interface Weights {
   readonly folder: string;
   readonly entries: ReadonlyMap<string, WeightEntry>;
-  /** The weight over its mapped file, owned by the caller. @throws `internal:` for a name that is not in `entries`. */
-  tensor(name: string): RawTensor;
+  /** The weight over its mapped file, owned by the caller; `streamed` as MappedFile.tensor()'s. @throws `internal:` for a name that is not in `entries`. */
+  tensor(name: string, options?: { streamed?: boolean }): RawTensor;
   /** No more tensors are made; each file is unmapped when its last tensor is disposed. */
   close(): void;
 }
@@ -43,12 +43,12 @@ export function openWeights(folder: string): Weights {
   return {
     folder,
     entries,
-    tensor(name) {
+    tensor(name, options) {
       const entry = entries.get(name);
       if (!entry) throw new Error(`internal: ${folder} has no weight ${name}`);
       let file = mapped.get(entry.file);
       if (!file) mapped.set(entry.file, (file = MappedFile.open(entry.file)));
-      return file.tensor(entry.offset, entry.shape, entry.dtype);
+      return file.tensor(entry.offset, entry.shape, entry.dtype, options);
     },
     close() {
       for (const file of mapped.values()) file.close();
@@ -125,19 +125,26 @@ const derivedBuffers = /(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$/;
 /** Lines of one kind in one message. */
 const maxListed = 50;
 
+interface MatchOptions {
+  tied?: readonly (readonly [alias: string, name: string])[];
+  dtypesOf?: (name: string) => readonly DType[];
+  config?: string;
+}
+
 /**
  * Holds what a model needs against what was found, and says which found weight serves each expected name.
  * @param expected names and shapes the model needs.
  * @param found `openWeights`' result, or its folder (for messages) and entries.
  * @param tied pairs [alias, name] of weights that are one: either name may stand for it, and both may be there.
+ * @param dtypesOf the dtypes that a weight may have; default: floats of 16 or 32 bits.
+ * @param config the file that implies what is needed, for messages.
  * @returns expected name to found name.
- * @throws UserError listing every missing, unexpected, mis-shaped weight and dtype that is not a float of 16 or 32
- * bits.
+ * @throws UserError listing every missing, unexpected, mis-shaped weight and dtype that is not expected.
  */
 export function matchWeights(
   expected: ReadonlyMap<string, readonly number[]>,
   found: { readonly folder: string; readonly entries: ReadonlyMap<string, { dtype: DType; shape: readonly number[] }> },
-  { tied = [] }: { tied?: readonly (readonly [alias: string, name: string])[] } = {},
+  { tied = [], dtypesOf = () => sourceDtypes, config = 'config.json' }: MatchOptions = {},
 ): Map<string, string> {
   const { folder, entries } = found;
   const aliases = new Map(tied.map(([alias, name]) => [name, alias]));
@@ -157,15 +164,15 @@ export function matchWeights(
     }
     const entry = entries.get(source)!;
     if (entry.shape.join() !== shape.join()) {
-      wrong.push(`${source}: found shape [${entry.shape.join(', ')}], expected [${shape.join(', ')}] by config.json`);
+      wrong.push(`${source}: found shape [${entry.shape.join(', ')}], expected [${shape.join(', ')}] by ${config}`);
     }
-    if (!sourceDtypes.includes(entry.dtype))
-      wrong.push(`${source}: found ${entry.dtype}, expected ${sourceDtypes.join(', ')}`);
+    const dtypes = dtypesOf(name);
+    if (!dtypes.includes(entry.dtype)) wrong.push(`${source}: found ${entry.dtype}, expected ${dtypes.join(', ')}`);
     matched.set(name, source);
   }
   const unexpected = extra.map((name) => `unexpected ${name} [${entries.get(name)!.shape.join(', ')}]`);
   const problems = [missing, unexpected, wrong].flatMap(shorten);
-  if (problems.length > 0) throw userErrorOf(`${folder}: the weights do not fit config.json`, problems);
+  if (problems.length > 0) throw userErrorOf(`${folder}: the weights do not fit ${config}`, problems);
   return matched;
 }
 

@@ -1,12 +1,12 @@
 import { tf } from '@blockwise/tensorflow';
-import type { OptimizerFactory } from './optimizer.ts';
 import { notNegative } from './option-checks.ts';
-import { ParameterOptimizer, type Update, type UpdateRule } from './parameter-optimizer.ts';
+import type { OptimizerFactory } from './optimizer.ts';
+import { ParameterOptimizer, type MasterOptions, type Update, type UpdateRule } from './parameter-optimizer.ts';
 import { UserError } from './user-error.ts';
-import { addDecay, weightDecayOf, type WeightDecayOptions } from './weight-decay.ts';
+import { addDecay, shrink, weightDecayOf, type WeightDecayOptions } from './weight-decay.ts';
 
 /** torch.optim.AdamW's and Adam's options. */
-export interface AdamOptions extends WeightDecayOptions {
+export interface AdamOptions extends WeightDecayOptions, MasterOptions {
   /** Default 1e-3. */
   learningRate?: number;
   /** Decay of the first and the second moment per step, each in [0, 1); default [0.9, 0.999]. */
@@ -22,7 +22,8 @@ export interface AdamOptions extends WeightDecayOptions {
  */
 export function adamW(options: AdamOptions = {}): OptimizerFactory {
   return adamFactory('AdamW', options, 0.01, (update, step, decay) => {
-    shrink(update, update.learningRate * decay(update.name));
+    const factor = update.learningRate * decay(update.name);
+    if (factor !== 0) shrink(update.master, update.scalar('decay', factor));
     step(update.gradient);
   });
 }
@@ -36,13 +37,29 @@ export function adam(options: AdamOptions = {}): OptimizerFactory {
 
 type Decayed = (update: Update, step: (gradient: tf.Tensor) => void, weightDecay: (name: string) => number) => void;
 
-function adamFactory(name: string, options: AdamOptions, standardDecay: number, decayed: Decayed): OptimizerFactory {
+/**
+ * Adam's options with their defaults. @throws UserError for those out of range, `more` included, which must not be negative, together with
+ * the problems found in `others`.
+ */
+export function adamSettings(
+  name: string,
+  options: AdamOptions,
+  standardDecay: number,
+  more = {},
+  others: readonly string[] = [],
+) {
   const { learningRate = 1e-3, betas = [0.9, 0.999], eps = 1e-8, weightDecay = standardDecay } = options;
-  const problems = notNegative({ learningRate, eps, weightDecay });
+  const problems = notNegative({ learningRate, eps, weightDecay, ...more });
   betas.forEach((beta, i) => {
     if (!(beta >= 0 && beta < 1)) problems.push(`betas[${i}] is ${beta}, expected a number in [0, 1)`);
   });
+  problems.push(...others);
   if (problems.length > 0) throw UserError.of(`${name}'s options`, problems);
+  return { learningRate, betas, eps };
+}
+
+function adamFactory(name: string, options: AdamOptions, standardDecay: number, decayed: Decayed): OptimizerFactory {
+  const { learningRate, betas, eps } = adamSettings(name, options, standardDecay);
   const step = adamStep(betas, eps);
   return (parameters, compat) => {
     const decay = weightDecayOf(options, standardDecay, compat);
@@ -51,16 +68,19 @@ function adamFactory(name: string, options: AdamOptions, standardDecay: number, 
       states: () => [{ name: 'exp_avg' }, { name: 'exp_avg_sq' }],
       apply: (update) => decayed(update, (gradient) => step(update, gradient), decay),
     };
-    return new ParameterOptimizer(parameters, rule);
+    return new ParameterOptimizer(parameters, rule, options);
   };
 }
 
 /**
- * PyTorch's Adam by TensorFlow's fused kernel. PyTorch divides by sqrt(v / (1 - beta2^t)) + eps, TensorFlow by sqrt(v) + epsilon: so
- * epsilon = eps sqrt(1 - beta2^t). The kernel works out 1 - beta in float32, which for 0.999 is wrong by 1.3e-5 (PyTorch does it in
- * double): its moments are those of PyTorch times the ratios below, which the step size and epsilon, made here in double, take back.
+ * Adam's update with the states exp_avg and exp_avg_sq, by TensorFlow's fused kernel, which divides by sqrt(v) + epsilon. PyTorch divides
+ * by sqrt(v / (1 - beta2^t)) + eps: so its epsilon is eps sqrt(1 - beta2^t). With `form` hat eps is added to sqrt(v) as it is: the epsilon
+ * hat of Adam's paper (arXiv 1412.6980, end of section 2), which older code uses.
+ *
+ * The kernel works out 1 - beta in float32, which for 0.999 is wrong by 1.3e-5 (PyTorch does it in double): its moments are those of
+ * PyTorch times the ratios below, which the step size and epsilon, made here in double, take back.
  */
-function adamStep([beta1, beta2]: readonly [number, number], eps: number) {
+export function adamStep([beta1, beta2]: readonly [number, number], eps: number, form: 'torch' | 'hat' = 'torch') {
   const { fround } = Math;
   const ratio1 = fround(1 - fround(beta1)) / fround(1 - beta1);
   const ratio2 = Math.sqrt(fround(1 - fround(beta2)) / fround(1 - beta2));
@@ -74,20 +94,8 @@ function adamStep([beta1, beta2]: readonly [number, number], eps: number) {
       learningRate: scalar('stepSize', (learningRate * correction2 * ratio2) / (correction1 * ratio1)),
       beta1: scalar('beta1', beta1),
       beta2: scalar('beta2', beta2),
-      epsilon: scalar('epsilon', eps * correction2 * ratio2),
+      epsilon: scalar('epsilon', eps * ratio2 * (form === 'torch' ? correction2 : 1)),
     };
     master.applyAdam(states[0], states[1], scalars, gradient);
   };
-}
-
-/** p = p - factor p, in place. */
-function shrink({ master, scalar }: Update, factor: number): void {
-  if (factor === 0) return;
-  tf.tidy(() => {
-    const values = master.read();
-    const decay = tf.mul(values, scalar('decay', factor));
-    // A read that is alive would make the update copy the master.
-    values.dispose();
-    master.subtract(decay);
-  });
 }

@@ -1,10 +1,10 @@
 import type { Parameter, Rounding, tf } from '@blockwise/tensorflow';
-import { isDeepStrictEqual } from 'node:util';
 import { blockOrder, blockOrderProblems, type BlockOrder, type BlockOrderOptions } from './block-order.ts';
 import { hash } from './hash.ts';
-import type { JsonObject, JsonValue, Optimizer, OptimizerFactory, OptimizerState } from './optimizer.ts';
+import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState } from './optimizer.ts';
 import { byName } from './parameter-optimizer.ts';
 import { draftBlocks, type Block, type PartitionOptions } from './partition.ts';
+import { isObject, setupDifferences } from './setup-differences.ts';
 import { UserError } from './user-error.ts';
 
 /** The official BlockOptimizer's options, and what it lacks. */
@@ -99,6 +99,14 @@ export class BlockOptimizer implements Optimizer {
   set learningRate(value: number) {
     this.inner.learningRate = value;
     if (this.always) this.always.learningRate = value;
+  }
+
+  get fused(): boolean {
+    return this.inner.fused ?? false;
+  }
+
+  get lossScaler() {
+    return this.inner.lossScaler;
   }
 
   /** The block in training. */
@@ -215,7 +223,7 @@ export class BlockOptimizer implements Optimizer {
    * @throws UserError where the state was made with other blocks or another order, or does not fit; the optimizer is of no use then.
    */
   restore({ scalars, tensors }: OptimizerState): void {
-    const problems = differences(scalars.setup, this.setup);
+    const problems = setupDifferences('BlockOptimizer', scalars.setup, this.setup);
     const visits = scalars.visits as unknown;
     if (!Number.isSafeInteger(scalars.step)) problems.push(`step is ${JSON.stringify(scalars.step)}, not an integer`);
     if (!Array.isArray(visits) || !this.isVisit(visits.at(-1))) problems.push('it has no history of blocks');
@@ -284,20 +292,4 @@ function setupOf(options: BlockOptimizerOptions, every: number, blocks: readonly
     activeModules: active,
   };
   return JSON.parse(JSON.stringify(setup)) as JsonObject;
-}
-
-/** A line for each part of the setup that a checkpoint has otherwise. */
-function differences(found: JsonValue, expected: JsonObject): string[] {
-  if (!isObject(found)) return ["it is not a BlockOptimizer's"];
-  const brief = (value: unknown) => {
-    const text = JSON.stringify(value) ?? 'nothing';
-    return text.length > 80 ? `${text.slice(0, 77)}...` : text;
-  };
-  return Object.keys(expected)
-    .filter((key) => !isDeepStrictEqual(found[key], expected[key]))
-    .map((key) => `${key} was ${brief(found[key])} and is ${brief(expected[key])} now: give the options of that run`);
-}
-
-function isObject(value: unknown): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

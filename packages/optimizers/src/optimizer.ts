@@ -1,4 +1,5 @@
 import type { DType, Parameter, tf } from '@blockwise/tensorflow';
+import type { DynamicLossScaler } from './loss-scaler.ts';
 
 /**
  * What the training loop asks of every optimizer. It sees named parameters, never a model. A step is: set `learningRate`, `beginStep()`,
@@ -17,6 +18,8 @@ export interface Optimizer {
    * updates, instead of keeping them.
    */
   readonly fused?: boolean;
+  /** Where float16 gradients are imitated: the loop rounds them by it, skips a step whose gradients overflow, and tells it of every step. */
+  readonly lossScaler?: DynamicLossScaler;
   /** Block optimizers may switch here: parameters go to rest, others get their masters. */
   endStep(): void;
   /** Copies of everything a resumed run needs beside the weights at rest, bit for bit. */

@@ -11,6 +11,7 @@ import {
   type Parameter,
   type Rounding,
 } from '@blockwise/tensorflow';
+import type { DynamicLossScaler } from './loss-scaler.ts';
 import type { JsonObject, JsonValue, Optimizer, OptimizerState, StateTensor } from './optimizer.ts';
 import { ScalarSlots } from './scalar-slots.ts';
 import { hash } from './hash.ts';
@@ -38,8 +39,8 @@ export interface StateSpec {
   readonly fill?: number;
 }
 
-/** How a ParameterOptimizer keeps its parameters. */
-export interface ParameterOptimizerOptions {
+/** How an optimizer keeps the values of its parameters. */
+export interface MasterOptions {
   /**
    * kept (default): float32 masters from the first to the last step. transient: a 16-bit parameter becomes float32 for its update alone
    * and is rounded back, which loses updates below its precision but takes no memory between updates (LOMO). Float32 parameters are
@@ -48,8 +49,14 @@ export interface ParameterOptimizerOptions {
   masters?: 'kept' | 'transient';
   /** How transient masters are rounded; default nearest. */
   rounding?: Rounding;
+}
+
+/** How a ParameterOptimizer works. */
+export interface ParameterOptimizerOptions extends MasterOptions {
   /** As Optimizer.fused. */
   fused?: boolean;
+  /** As Optimizer.lossScaler; its state is kept with the optimizer's. */
+  lossScaler?: DynamicLossScaler;
 }
 
 /** One update of one parameter. */
@@ -82,6 +89,7 @@ export class ParameterOptimizer implements Optimizer {
   private readonly scalars = new ScalarSlots();
 
   readonly fused: boolean;
+  readonly lossScaler: DynamicLossScaler | undefined;
 
   /** Gives every parameter its float32 master, transient ones excepted. */
   constructor(
@@ -90,6 +98,7 @@ export class ParameterOptimizer implements Optimizer {
     private readonly options: ParameterOptimizerOptions = {},
   ) {
     this.fused = options.fused ?? false;
+    this.lossScaler = options.lossScaler;
     this.parameters = byName(parameters);
     this.trainable = new Set(this.parameters.keys());
     this.learningRate = rule.learningRate;
@@ -101,10 +110,7 @@ export class ParameterOptimizer implements Optimizer {
   }
 
   update(name: string, gradient: tf.Tensor): void {
-    const parameter = this.parameters.get(name);
-    if (!parameter) throw new Error(`internal: ${name} is not a parameter that this optimizer trains now`);
-    if (gradient.shape.join() !== parameter.shape.join())
-      throw new Error(`internal: ${name} of shape [${parameter.shape}] got a gradient of shape [${gradient.shape}]`);
+    const parameter = trainedParameter(this.parameters, name, gradient);
     // Two gradients (of a tied weight, say) have to be summed first: Adam of the parts is not Adam of the sum.
     if (this.updated.has(name)) throw new Error(`internal: ${name} is updated twice in one step`);
     this.updated.add(name);
@@ -145,7 +151,8 @@ export class ParameterOptimizer implements Optimizer {
       steps[name] = progress.step;
       progress.states.forEach((state, i) => tensors.set(`${name}.${progress.specs[i].name}`, copyOut(state)));
     }
-    return { scalars: { learningRate: this.learningRate, steps }, tensors };
+    const lossScale = this.lossScaler && { lossScale: this.lossScaler.state() };
+    return { scalars: { learningRate: this.learningRate, steps, ...lossScale }, tensors };
   }
 
   restore(state: OptimizerState): void {
@@ -153,6 +160,7 @@ export class ParameterOptimizer implements Optimizer {
     const problems = this.misfits(steps, state.tensors);
     if (typeof learningRate !== 'number')
       problems.push(`learningRate is ${JSON.stringify(learningRate)}, not a number`);
+    problems.push(...(this.lossScaler?.restore(state.scalars.lossScale) ?? []));
     if (problems.length > 0) throw UserError.of('the optimizer state does not fit this run', problems);
     this.learningRate = learningRate as number;
     this.dispose();
@@ -220,6 +228,19 @@ export class ParameterOptimizer implements Optimizer {
     this.progress.set(parameter.name, progress);
     return progress;
   }
+}
+
+/** The parameter that a gradient belongs to. */
+export function trainedParameter(
+  parameters: ReadonlyMap<string, Parameter>,
+  name: string,
+  gradient: tf.Tensor,
+): Parameter {
+  const parameter = parameters.get(name);
+  if (!parameter) throw new Error(`internal: ${name} is not a parameter that this optimizer trains now`);
+  if (gradient.shape.join() !== parameter.shape.join())
+    throw new Error(`internal: ${name} of shape [${parameter.shape}] got a gradient of shape [${gradient.shape}]`);
+  return parameter;
 }
 
 /** Parameters by their names, which have to differ. */

@@ -33,6 +33,9 @@ export interface PartitionOptions {
 const layerPattern = /^((?:.*?\.)?(?:layers?|h|blocks?)\.)(\d+)\./;
 const embeddingPattern = /^(?:.*?\.)??(?:[^.]*embed[^.]*|wte|wpe)\./;
 
+/** Whether a name is that of an embedding's weight. */
+export const isEmbedding = (name: string): boolean => !layerPattern.test(name) && embeddingPattern.test(name);
+
 /** One block per layer, in the order of their numbers: the official package's default. */
 export function partitionByLayer(names: readonly string[]): string[][] {
   return partitionLayers(names, () => ({ part: 'layer', prefix: '' }));

@@ -1,12 +1,12 @@
 import { tf } from '@blockwise/tensorflow';
 import { notNegative } from './option-checks.ts';
 import type { OptimizerFactory } from './optimizer.ts';
-import { ParameterOptimizer, type Update, type UpdateRule } from './parameter-optimizer.ts';
+import { ParameterOptimizer, type MasterOptions, type Update, type UpdateRule } from './parameter-optimizer.ts';
 import { UserError } from './user-error.ts';
 import { addDecay, weightDecayOf, type WeightDecayOptions } from './weight-decay.ts';
 
 /** torch.optim.SGD's options. */
-export interface SgdOptions extends WeightDecayOptions {
+export interface SgdOptions extends WeightDecayOptions, MasterOptions {
   /** Default 1e-3. */
   learningRate?: number;
   /** Default 0: no momentum and no state. */
@@ -43,6 +43,6 @@ export function sgd(options: SgdOptions = {}): OptimizerFactory {
       });
     const states = momentum === 0 ? [] : [{ name: 'momentum_buffer' }];
     const rule: UpdateRule = { learningRate, states: () => states, apply };
-    return new ParameterOptimizer(parameters, rule);
+    return new ParameterOptimizer(parameters, rule, options);
   };
 }

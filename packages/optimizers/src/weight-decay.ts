@@ -1,4 +1,4 @@
-import { tf } from '@blockwise/tensorflow';
+import { tf, type Variable } from '@blockwise/tensorflow';
 import type { Update } from './parameter-optimizer.ts';
 
 /** Weight decay of an optimizer, in PyTorch's terms. */
@@ -40,4 +40,15 @@ export function addDecay({ gradient, master, scalar }: Update, weightDecay: numb
   const sum = tf.add(gradient, decay);
   decay.dispose();
   return sum;
+}
+
+/** p = p - factor p, in place; borrows `factor`, a float32 scalar. */
+export function shrink(master: Variable, factor: tf.Tensor): void {
+  tf.tidy(() => {
+    const values = master.read();
+    const decay = tf.mul(values, factor);
+    // A read that is alive would make the update copy the master.
+    values.dispose();
+    master.subtract(decay);
+  });
 }

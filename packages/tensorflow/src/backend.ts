@@ -3,7 +3,7 @@ import util from 'node:util';
 import { attribute, attributeKinds, type Attribute } from './attributes.ts';
 import { dtypes, TF_RESOURCE, TF_STRING, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
-import { currentRuntime, type Runtime, type Value } from './runtime.ts';
+import { currentRuntime, type Value } from './runtime.ts';
 
 /**
  * Puts our runtime underneath the JavaScript kernels of @tensorflow/tfjs-node-gpu. Those kernels describe each TensorFlow.js operation as
@@ -17,14 +17,14 @@ interface KernelBackend extends tf.KernelBackend {
 let backend: KernelBackend | undefined;
 
 /** Registers the TensorFlow.js backend `tensorflow` and makes it the current one. */
-export async function registerBackend(runtime: Runtime): Promise<void> {
+export async function registerBackend(): Promise<void> {
   // Gone in Node 23, still called by the kernels of 2024.
   const legacy = util as unknown as Record<string, unknown>;
   legacy.isNullOrUndefined ??= (x: unknown) => x === null || x === undefined;
   legacy.isArray ??= Array.isArray;
   // Only here, because it takes 0.2 s to load.
   const { createKernelBackend } = await import('./tfjs-kernels.ts');
-  backend = createKernelBackend(binding(runtime)) as KernelBackend;
+  backend = createKernelBackend(binding()) as KernelBackend;
   refuseDisposed(backend);
   tf.registerBackend('tensorflow', () => backend!, 3);
   registerGather();
@@ -42,7 +42,7 @@ function refuseDisposed(backend: KernelBackend): void {
 }
 
 /** The interface that NodeJSKernelBackend expects of the addon. */
-function binding(runtime: Runtime) {
+function binding() {
   return {
     TF_FLOAT: dtypes.float32.code,
     TF_INT32: dtypes.int32.code,
@@ -60,16 +60,16 @@ function binding(runtime: Runtime) {
     TF_ATTR_SHAPE: attributeKinds.shape,
     TF_ATTR_RESOURCE: 9,
     createTensor: (shape: number[], dtype: number, values: ArrayLike<number>) =>
-      runtime.createTensor(toBytes(values, dtype), shape, dtype),
-    deleteTensor: (id: number) => runtime.delete(id),
+      currentRuntime().createTensor(toBytes(values, dtype), shape, dtype),
+    deleteTensor: (id: number) => currentRuntime().delete(id),
     tensorDataSync: (id: number) => {
-      const { dtype } = runtime.describe(id);
-      return fromBytes(runtime.read(id), dtype);
+      const { dtype } = currentRuntime().describe(id);
+      return fromBytes(currentRuntime().read(id), dtype);
     },
     executeOp: (name: string, attributes: Attribute[], inputs: number[], _outputs: number) =>
-      runtime.execute(name, attributes, inputs),
-    isUsingGpuDevice: () => runtime.options.device === 'gpu',
-    getNumOfTensors: () => runtime.liveHandles,
+      currentRuntime().execute(name, attributes, inputs),
+    isUsingGpuDevice: () => currentRuntime().options.device === 'gpu',
+    getNumOfTensors: () => currentRuntime().liveHandles,
     getNumOfSavedModels: () => 0,
   };
 }

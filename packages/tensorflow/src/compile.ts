@@ -4,7 +4,7 @@ import { dtypeOfCode, dtypes, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
 import { isSymbol } from './graph.ts';
 import { idOfAny, RawTensor, wrapAny, type AnyTensor } from './raw-tensor.ts';
-import { currentRuntime } from './runtime.ts';
+import { currentRuntime, type TensorRuntime } from './runtime.ts';
 
 /** A TensorFlow.js function compiled to one TensorFlow function per shape of its inputs. */
 export interface CompiledFunction<Outputs extends AnyTensor[] = tf.Tensor[]> {
@@ -37,10 +37,18 @@ export function compile<Outputs extends AnyTensor[] = tf.Tensor[]>(
   name: string,
   body: (...inputs: AnyTensor[]) => Outputs,
 ): CompiledFunction<Outputs> {
-  const variants = new Map<string, string>();
+  // A rehearsal's functions are unknown to TensorFlow, and the other way about.
+  const variantsOf = new WeakMap<TensorRuntime, Map<string, string>>();
+  const ownVariants = () => {
+    const runtime = currentRuntime();
+    const variants = variantsOf.get(runtime) ?? new Map<string, string>();
+    variantsOf.set(runtime, variants);
+    return variants;
+  };
   let compileSeconds = 0;
 
   const variantFor = (inputs: AnyTensor[]): string => {
+    const variants = ownVariants();
     const key = inputs.map((x) => `${x.dtype}[${x.shape}]`).join();
     let variant = variants.get(key);
     variants.delete(key);
@@ -68,10 +76,11 @@ export function compile<Outputs extends AnyTensor[] = tf.Tensor[]>(
         return (await runtime.executeAsync(variantFor(inputs), [], inputs.map(idOfAny))).map(wrapAny) as Outputs;
       },
     },
-    variants: { get: () => variants.size },
+    variants: { get: () => ownVariants().size },
     compileSeconds: { get: () => compileSeconds },
     dispose: {
       value: () => {
+        const variants = ownVariants();
         for (const variant of variants.values()) currentRuntime().removeFunction(variant);
         variants.clear();
       },

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { beforeAll, expect, test } from 'vitest';
-import { compile, initTensorFlow, linear, sparseSoftmaxCrossEntropy, tf, type AnyTensor } from './index.ts';
+import { compile, initTensorFlow, sparseSoftmaxCrossEntropy, tf, type AnyTensor } from './index.ts';
+import { linear } from './linear.test-support.ts';
 
 beforeAll(() => initTensorFlow());
 

@@ -80,8 +80,11 @@ export class Graph {
     )[0];
   }
 
-  /** Adds a node; inputs are identifiers of symbols, or real handles, which become constants. Returns one identifier per output. */
-  node(type: string, attributes: readonly Attribute[], inputs: readonly number[]): number[] {
+  /**
+   * Adds a node; inputs are identifiers of symbols, or real handles, which become constants. Returns one identifier per output.
+   * @param after a symbol whose node has to run first, though it is no input
+   */
+  node(type: string, attributes: readonly Attribute[], inputs: readonly number[], after?: number): number[] {
     const { api } = this;
     const outputs = inputs.map((id) => (isSymbol(id) ? this.symbol(id).output : this.constant(id)));
     const description = api.TF_NewOperation(this.graph, cstring(type), `n${this.nodes++}`);
@@ -93,6 +96,7 @@ export class Graph {
     } else {
       outputs.forEach((value) => api.TF_AddInput(description, value));
     }
+    if (after !== undefined) api.TF_AddControlInput(description, this.symbol(after).output.oper);
     setAttributes(api, 'graph', description, attributes, this.status);
     const oper = api.TF_FinishOperation(description, this.status) as Pointer;
     this.check(type, inputs);

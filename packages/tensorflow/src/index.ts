@@ -2,6 +2,7 @@ export * as tf from '@tensorflow/tfjs-core';
 export { attribute, type Attribute } from './attributes.ts';
 export { compile, type CompiledFunction } from './compile.ts';
 export { dtypes, elementCount, type DType } from './dtypes.ts';
+export { replaceEntries, takeEntries, type Entries } from './entries.ts';
 export { OutOfMemoryError, TensorFlowError, TensorUseError } from './errors.ts';
 export { describeEngine, initTensorFlow, liveTensors, type TensorFlowOptions } from './init.ts';
 export { MappedFile } from './mapped-file.ts';
@@ -13,7 +14,7 @@ export {
   type MemoryPeaks,
   type MemoryReading,
 } from './memory.ts';
-export { linear, matMul2d, operation, sparseSoftmaxCrossEntropy } from './operations.ts';
+export { matMul2d, operation, sparseSoftmaxCrossEntropy } from './operations.ts';
 export { Parameter } from './parameter.ts';
 export {
   provisionTensorFlow,
@@ -22,5 +23,15 @@ export {
 } from './provision/provision-tensorflow.ts';
 export type { ProvisionProgress } from './provision/provision-progress.ts';
 export type { TensorFlowVariant } from './provision/tensorflow-lock.ts';
-export { cast, RawTensor, toRaw, type AnyTensor, type Rounding } from './raw-tensor.ts';
+export {
+  cast,
+  castAfter,
+  gatherRows,
+  RawTensor,
+  sliceRows,
+  toRaw,
+  type AnyTensor,
+  type Rounding,
+} from './raw-tensor.ts';
+export { rehearse, type RehearsedMemory } from './rehearsal/rehearsal.ts';
 export { Variable, type AdamScalars } from './variable.ts';

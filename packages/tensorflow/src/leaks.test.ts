@@ -1,16 +1,6 @@
 import { beforeAll, expect, test } from 'vitest';
-import {
-  cast,
-  compile,
-  initTensorFlow,
-  linear,
-  liveTensors,
-  Parameter,
-  RawTensor,
-  tf,
-  toRaw,
-  Variable,
-} from './index.ts';
+import { cast, compile, initTensorFlow, liveTensors, Parameter, RawTensor, tf, toRaw, Variable } from './index.ts';
+import { linear } from './linear.test-support.ts';
 
 beforeAll(() => initTensorFlow());
 

@@ -128,6 +128,7 @@ function bindTensorFlow(frameworkPath: string, ccPath: string) {
     TF_DeleteGraph: fn('void TF_DeleteGraph(int64 graph)'),
     TF_NewOperation: fn('int64 TF_NewOperation(int64 graph, void *type, const char *name)'),
     TF_AddInput: fn('void TF_AddInput(int64 description, TF_Output input)'),
+    TF_AddControlInput: fn('void TF_AddControlInput(int64 description, int64 operation)'),
     TF_AddInputList: fn('void TF_AddInputList(int64 description, void *inputs, int count)'),
     TF_SetAttrString: fn('void TF_SetAttrString(int64 description, void *name, void *value, size_t length)'),
     TF_SetAttrInt: fn('void TF_SetAttrInt(int64 description, void *name, int64 value)'),

@@ -3,7 +3,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { cast, compile, initTensorFlow, liveTensors, MappedFile, matMul2d, readMemory, tf } from './index.ts';
+import {
+  cast,
+  compile,
+  initTensorFlow,
+  liveTensors,
+  MappedFile,
+  matMul2d,
+  Parameter,
+  readMemory,
+  tf,
+} from './index.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'blockwise-mapped-'));
 const path = join(folder, 'weights.bin');
@@ -121,6 +131,23 @@ describe('a mapped file', () => {
       expect(() => file.tensor(offset, shape, 'bfloat16')).toThrow('have to be whole numbers from 0');
     expect(() => file.drop(0, size + 4096)).toThrow(`${size + 4096} bytes at 0 reach past the file's ${size}`);
     file.close();
+  });
+
+  test.skipIf(process.platform !== 'linux')('streamed, takes memory only while a parameter over it is in use', () => {
+    const path = join(folder, 'streamed.bin');
+    writeFileSync(path, new Uint8Array(100e6));
+    const file = MappedFile.open(path);
+    const parameter = new Parameter('w', file.tensor(0, [50e6], 'bfloat16', { streamed: true }));
+    file.close();
+    const before = readMemory().fileBacked!;
+    const values = parameter.acquire();
+    tf.tidy(() => {
+      expect(tf.sum(cast(values)).dataSync()[0]).toBe(0);
+    });
+    expect(readMemory().fileBacked! - before).toBeGreaterThan(90e6);
+    parameter.release(values);
+    expect(readMemory().fileBacked! - before).toBeLessThan(10e6);
+    parameter.dispose();
   });
 
   test('that is empty or absent cannot be opened', () => {

@@ -38,8 +38,11 @@ export class MappedFile {
     }
   }
 
-  /** A tensor over `shape` elements from byte `offset`. The mapping lives until close() and the disposal of every such tensor. */
-  tensor(offset: number, shape: readonly number[], dtype: DType): RawTensor {
+  /**
+   * A tensor over `shape` elements from byte `offset`. The mapping lives until close() and the disposal of every such tensor.
+   * @param streamed its pages are dropped whenever a use is over, so that a model larger than memory passes through it
+   */
+  tensor(offset: number, shape: readonly number[], dtype: DType, { streamed = false } = {}): RawTensor {
     const bytes = elementCount(shape) * dtypes[dtype].bytes;
     if (this.closing) throw new TensorUseError(`${this.path} is closed`);
     if (![offset, ...shape].every((size) => Number.isSafeInteger(size) && size >= 0))
@@ -48,10 +51,11 @@ export class MappedFile {
       throw new RangeError(`${this.path}: ${bytes} bytes at ${offset} reach past the file's ${this.byteLength}`);
     const handle = currentRuntime().createTensorAt(this.address + offset, bytes, shape, dtypes[dtype].code);
     this.tensors++;
-    return new RawTensor(handle, dtype, shape, () => {
+    const onDispose = () => {
       this.tensors--;
       this.unmapIfUnused();
-    });
+    };
+    return new RawTensor(handle, dtype, shape, onDispose, streamed ? () => this.drop(offset, bytes) : undefined);
   }
 
   /** Tells the system that a part of the file will not be needed soon: its pages leave this process's resident memory. */

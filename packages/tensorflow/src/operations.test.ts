@@ -1,65 +1,7 @@
 import { beforeAll, describe, expect, test } from 'vitest';
-import {
-  attribute,
-  compile,
-  initTensorFlow,
-  linear,
-  matMul2d,
-  operation,
-  sparseSoftmaxCrossEntropy,
-  tf,
-} from './index.ts';
+import { attribute, initTensorFlow, matMul2d, operation, sparseSoftmaxCrossEntropy, tf } from './index.ts';
 
 beforeAll(() => initTensorFlow());
-
-describe('linear', () => {
-  const x = [
-    [1, -2, 0.5],
-    [0, 3, -1],
-  ];
-  const weight = [
-    [0.5, 1, -1],
-    [2, 0, 1],
-    [-1, 0.25, 3],
-    [1, 1, 1],
-  ];
-
-  test('multiplies by the transposed weight, as PyTorch does', () => {
-    const y = tf.tidy(() => linear(tf.tensor2d(x), tf.tensor2d(weight)).arraySync());
-    expect(y).toEqual(x.map((row) => weight.map((w) => w.reduce((sum, value, i) => sum + value * row[i], 0))));
-  });
-
-  test.each(['at once', 'compiled'])('has the gradients that finite differences give, %s', (how) => {
-    // Cubed, so that the gradient differs from place to place.
-    const loss = (x: tf.Tensor, w: tf.Tensor) =>
-      linear(x as tf.Tensor2D, w as tf.Tensor2D)
-        .pow(3)
-        .sum()
-        .asScalar();
-    const gradients = (...inputs: tf.Tensor[]) => tf.grads((x, w) => loss(x, w))(inputs);
-    const run = how === 'compiled' ? compile('gradients', gradients as never) : gradients;
-    const [dx, dw] = tf.tidy(() =>
-      (run(tf.tensor2d(x), tf.tensor2d(weight)) as tf.Tensor[]).map((g) => g.arraySync() as number[][]),
-    );
-    const lossOf = (x: number[][], weight: number[][]) =>
-      x
-        .flatMap((row) => weight.map((w) => w.reduce((s, value, i) => s + value * row[i], 0) ** 3))
-        .reduce((s, y) => s + y, 0);
-    const step = 1e-5;
-    const nudged = (matrix: number[][], r: number, c: number, by: number) =>
-      matrix.map((row, i) => row.map((value, j) => (i === r && j === c ? value + by : value)));
-    for (const [r, row] of x.entries())
-      for (const c of row.keys()) {
-        const slope = (lossOf(nudged(x, r, c, step), weight) - lossOf(nudged(x, r, c, -step), weight)) / (2 * step);
-        expect(dx[r][c]).toBeCloseTo(slope, 3);
-      }
-    for (const [r, row] of weight.entries())
-      for (const c of row.keys()) {
-        const slope = (lossOf(x, nudged(weight, r, c, step)) - lossOf(x, nudged(weight, r, c, -step))) / (2 * step);
-        expect(dw[r][c]).toBeCloseTo(slope, 3);
-      }
-  });
-});
 
 test('matMul2d transposes what it is asked to', () => {
   tf.tidy(() => {

@@ -1,5 +1,6 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import { dtypes, elementCount, type DType } from './dtypes.ts';
+import { TensorUseError } from './errors.ts';
 import { cast, RawTensor, toRaw, type AnyTensor, type Rounding } from './raw-tensor.ts';
 import { Variable } from './variable.ts';
 
@@ -46,6 +47,7 @@ export class Parameter {
   /** Ends the use of what acquire() returned. */
   release(values: AnyTensor): void {
     if (values !== this.stored) values.dispose();
+    else this.stored.afterUse?.();
   }
 
   /** Makes the float32 master from the stored values, which are freed: full precision from here on. Nothing where it exists. */
@@ -54,6 +56,7 @@ export class Parameter {
     const values = cast(this.stored!);
     this.variable = new Variable(values);
     values.dispose();
+    this.stored!.afterUse?.();
     this.stored!.dispose();
     this.stored = undefined;
   }
@@ -97,6 +100,14 @@ export class Parameter {
       throw new RangeError(`${this.name}: ${stored.dtype} values cannot replace ${this.storageDtype} ones`);
     this.stored!.dispose();
     this.stored = stored;
+  }
+
+  /** Hands over the values at rest, which the caller disposes; the parameter has none from here on. */
+  take(): RawTensor {
+    if (!this.stored) throw new TensorUseError(`${this.name} has no values at rest to take`);
+    const stored = this.stored;
+    this.stored = undefined;
+    return stored;
   }
 
   dispose(): void {

@@ -1,5 +1,20 @@
 import { beforeAll, describe, expect, test } from 'vitest';
-import { cast, dtypes, initTensorFlow, liveTensors, RawTensor, tf, toRaw, type DType } from './index.ts';
+import {
+  cast,
+  castAfter,
+  compile,
+  dtypes,
+  gatherRows,
+  initTensorFlow,
+  liveTensors,
+  MemoryMeter,
+  RawTensor,
+  readMemory,
+  sliceRows,
+  tf,
+  toRaw,
+  type DType,
+} from './index.ts';
 
 beforeAll(() => initTensorFlow());
 
@@ -211,4 +226,66 @@ describe('stochastic rounding', () => {
     expect(halves(rounded)).toEqual([0x4040]);
     [x, scalar, rounded].forEach((tensor) => tensor.dispose());
   });
+});
+
+describe('rows of a bfloat16 matrix', () => {
+  const rows = [
+    [1, 2, 3],
+    [4, 5, 6],
+    [7, 8, 9],
+    [-1, 0.5, 256],
+  ];
+  const matrix = () => {
+    const values = tf.tensor2d(rows);
+    const stored = toRaw(values, 'bfloat16');
+    values.dispose();
+    return stored;
+  };
+
+  test.each(['at once', 'compiled'])('are gathered and sliced as float32, %s', (how) => {
+    const before = liveTensors();
+    const stored = matrix();
+    const indices = tf.tensor1d([3, 0, 3], 'int32');
+    const body = (x: RawTensor, i: tf.Tensor) => {
+      const slice = sliceRows(x, 1, 3);
+      const values = castAfter(slice, i);
+      slice.dispose();
+      return [gatherRows(x, i as tf.Tensor1D), values];
+    };
+    const compiled = compile('rows', body as never);
+    const [gathered, sliced] = (how === 'compiled' ? compiled(stored, indices) : body(stored, indices)) as tf.Tensor[];
+    expect(gathered.arraySync()).toEqual([rows[3], rows[0], rows[3]]);
+    expect(sliced.arraySync()).toEqual([rows[1], rows[2]]);
+    [stored, indices, gathered, sliced].forEach((tensor) => tensor.dispose());
+    compiled.dispose();
+    expect(liveTensors()).toBe(before);
+  });
+});
+
+test('float32 copies inside a compiled function exist one at a time when each waits for the last product', () => {
+  // 8 weights of 32 MB as float32: together 256 MB, one after the other a part of it.
+  const weights = Array.from({ length: 8 }, () => {
+    const values = tf.fill([2048, 4096], 0.5);
+    const stored = toRaw(values, 'bfloat16');
+    values.dispose();
+    return stored;
+  });
+  const x = tf.fill([1, 4096], 1) as tf.Tensor2D;
+  const sums = compile('waiting', (...inputs) => {
+    const [x, ...weights] = inputs as [tf.Tensor2D, ...RawTensor[]];
+    let sum: tf.Tensor = x;
+    for (const weight of weights) sum = tf.sum(tf.mul(castAfter(weight, sum), 1));
+    return [sum];
+  });
+  const measure = () => {
+    const meter = new MemoryMeter(1);
+    const before = readMemory().anonymous!;
+    const [sum] = sums(x, ...weights);
+    expect(sum.dataSync()[0]).toBe(2048 * 4096 * 0.5);
+    sum.dispose();
+    return meter.stop().peakAnonymous! - before;
+  };
+  if (process.platform === 'linux') expect(measure()).toBeLessThan(160e6);
+  [x, ...weights].forEach((tensor) => tensor.dispose());
+  sums.dispose();
 });

@@ -18,6 +18,8 @@ export class RawTensor {
     readonly dtype: DType,
     readonly shape: readonly number[],
     private readonly onDispose?: () => void,
+    /** What its owner does when a use is over: a streamed weight's pages leave memory. */
+    readonly afterUse?: () => void,
   ) {
     this.handle = handle;
   }
@@ -70,11 +72,11 @@ export function wrapAny(value: Value): AnyTensor {
   return native.has(value.dtype) ? wrap(value) : new RawTensor(value.id, dtypeOfCode(value.dtype), value.shape);
 }
 
-function castValue(id: number, from: DType, to: DType): Value {
+function castValue(id: number, from: DType, to: DType, after?: number): Value {
   const runtime = currentRuntime();
   if (from === to) return runtime.describe(runtime.share(id));
   const attributes = [attribute.type('SrcT', dtypes[from].code), attribute.type('DstT', dtypes[to].code)];
-  return runtime.execute('Cast', attributes, [id])[0];
+  return runtime.execute('Cast', attributes, [id], after)[0];
 }
 
 /**
@@ -86,6 +88,42 @@ export function cast(x: AnyTensor, dtype: 'float32' | 'int32' = 'float32'): tf.T
   if (x instanceof RawTensor && x.dtype === 'float32' && dtype === 'float32' && !runtime.isTracing)
     return wrap(runtime.execute('DeepCopy', [attribute.type('T', dtypes.float32.code)], [x.id])[0]);
   return wrap(castValue(idOfAny(x), x.dtype as DType, dtype));
+}
+
+/**
+ * As cast(x), for weights: inside a compiled function, whose operations run as soon as their inputs exist, the copy waits until
+ * `previous` exists. Without it all weights of a function would be copied at its start and held together.
+ */
+export function castAfter(x: AnyTensor, previous: tf.Tensor, dtype: 'float32' | 'int32' = 'float32'): tf.Tensor {
+  return wrap(castValue(idOfAny(x), x.dtype as DType, dtype, idOf(previous)));
+}
+
+/** Rows `from` (included) to `to` (excluded) of a tensor of any dtype, without a copy where alignment allows. */
+export function sliceRows(x: RawTensor, from: number, to: number): RawTensor {
+  const [, ...inner] = x.shape;
+  const begin = tf.tensor1d([from, ...inner.map(() => 0)], 'int32');
+  const size = tf.tensor1d([to - from, ...inner], 'int32');
+  const attributes = [attribute.type('T', dtypes[x.dtype].code), attribute.type('Index', dtypes.int32.code)];
+  const { id, shape } = currentRuntime().execute('Slice', attributes, [x.id, idOf(begin), idOf(size)])[0];
+  tf.dispose([begin, size]);
+  return new RawTensor(id, x.dtype, shape);
+}
+
+/** Rows of a tensor of any dtype by their indices, int32 [N], as float32 [N, ...]: only these rows are cast. */
+export function gatherRows(x: RawTensor, indices: tf.Tensor1D): tf.Tensor {
+  const runtime = currentRuntime();
+  const axis = tf.scalar(0, 'int32');
+  const int32 = dtypes.int32.code;
+  const attributes = [
+    attribute.type('Tparams', dtypes[x.dtype].code),
+    attribute.type('Tindices', int32),
+    attribute.type('Taxis', int32),
+  ];
+  const rows = runtime.execute('GatherV2', attributes, [x.id, idOf(indices), idOf(axis)])[0];
+  axis.dispose();
+  const values = castValue(rows.id, x.dtype, 'float32');
+  runtime.delete(rows.id);
+  return wrap(values);
 }
 
 /** How a float32 value becomes a 16-bit one. */

@@ -142,9 +142,15 @@ export class Runtime {
     return { id, dtype: this.api.TFE_TensorHandleDataType(id), shape };
   }
 
-  /** Runs an operation or a compiled function; inside a trace, adds it to the graph. Inputs are borrowed, outputs are the caller's. */
-  execute(name: string, attributes: readonly Attribute[], inputs: readonly number[]): Value[] {
-    if (this.graph) return this.graph.node(name, attributes, inputs).map((id) => this.describe(id));
+  /**
+   * Runs an operation or a compiled function; inside a trace, adds it to the graph. Inputs are borrowed, outputs are the caller's.
+   * @param after inside a trace: a symbol that has to exist before the operation runs, though it is no input
+   */
+  execute(name: string, attributes: readonly Attribute[], inputs: readonly number[], after?: number): Value[] {
+    if (this.graph) {
+      const previous = after !== undefined && isSymbol(after) ? after : undefined;
+      return this.graph.node(name, attributes, inputs, previous).map((id) => this.describe(id));
+    }
     const op = this.prepare(name, attributes, inputs);
     this.outputCount[0] = maximumOutputs;
     this.api.TFE_Execute(op, this.outputs, this.outputCount, this.status);
@@ -298,10 +304,27 @@ export function startRuntime(frameworkPath: string, ccPath: string, options: Run
   return withoutStderr(() => (runtime = new Runtime(loadLibrary(frameworkPath, ccPath), options)));
 }
 
+/** What runs operations: TensorFlow, or a rehearsal that only counts what they would take. */
+export type TensorRuntime = Pick<Runtime, keyof Runtime>;
+
+let standIn: TensorRuntime | undefined;
+
 /** The runtime, once initTensorFlow() has run. */
-export function currentRuntime(): Runtime {
+export function currentRuntime(): TensorRuntime {
+  if (standIn) return standIn;
   if (!runtime) throw new Error('TensorFlow is not loaded yet: await initTensorFlow() first');
   return runtime;
+}
+
+/** Runs `body` with another runtime in place of TensorFlow's; see rehearsal/. */
+export async function withRuntime<T>(other: TensorRuntime, body: () => Promise<T>): Promise<T> {
+  if (standIn) throw new Error('internal: rehearsals do not nest');
+  standIn = other;
+  try {
+    return await body();
+  } finally {
+    standIn = undefined;
+  }
 }
 
 export const hasRuntime = () => runtime !== undefined;

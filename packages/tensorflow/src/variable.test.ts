@@ -45,7 +45,9 @@ describe('a variable', () => {
     tf.tidy(() => variable.subtract(tf.tensor1d([1, 1, 1])));
     tf.tidy(() => variable.add(tf.tensor1d([0, 0.5, 0])));
     expect(valuesOf(variable)).toEqual([3, 4.5, 5]);
-    expect(() => variable.assign(tf.zeros([2]))).toThrow('a float32 variable of shape [3] cannot hold a float32 tensor of shape [2]');
+    expect(() => variable.assign(tf.zeros([2]))).toThrow(
+      'a float32 variable of shape [3] cannot hold a float32 tensor of shape [2]',
+    );
     variable.dispose();
   });
 

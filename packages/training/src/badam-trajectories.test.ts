@@ -1,4 +1,4 @@
-import { createLlama, openLlama, type Llama } from '@blockwise/model-zoo';
+import type { Llama } from '@blockwise/model-zoo';
 import {
   adamW,
   BlockOptimizer,
@@ -7,14 +7,15 @@ import {
   type BlockOptimizerOptions,
   type Optimizer,
 } from '@blockwise/optimizers';
-import { initTensorFlow, liveTensors, RawTensor } from '@blockwise/tensorflow';
+import { initTensorFlow, liveTensors } from '@blockwise/tensorflow';
 import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { clipGradientNorm, gradientNorm } from './gradient-norm.ts';
+import { clipCoefficient, clipGradient, sumOfSquares } from './gradient-clipping.ts';
 import { createMicroBatch, disposeMicroBatch } from './micro-batch.ts';
-import { dataFolder, hasData } from './stories-data.ts';
-import { StageWalk, type Gradient } from './stage-walk.ts';
+import { hasData } from './stories-data.ts';
+import { openStories } from './stories-model.test-support.ts';
+import type { Gradient } from './open-gradients.ts';
+import { StageWalk } from './stage-walk.ts';
 
 /** 40 steps of the official badam package on stories260K, made by tools/golden/badam_trajectories.py; versions inside. */
 interface Golden {
@@ -25,7 +26,7 @@ interface Case {
   name: string;
   tiedHead: boolean;
   optimizer: 'AdamW' | 'SGD';
-  optimizerOptions: { lr: number; weight_decay?: number; momentum?: number; nesterov?: boolean };
+  optimizerOptions: { lr: number; weight_decay?: number; momentum?: number; dampening?: number; nesterov?: boolean };
   decayGroups: boolean;
   maxGradNorm: number | null;
   blockOptions: BlockOptimizerOptions | null;
@@ -37,22 +38,6 @@ interface Case {
   noise: { losses: number };
 }
 const golden = JSON.parse(readFileSync(new URL('golden/badam-trajectories.json', import.meta.url), 'utf8')) as Golden;
-
-/** stories260K, its head tied as it is or a copy of the embedding of its own. */
-function openStories(tied: boolean): Llama {
-  const { model } = openLlama(join(dataFolder, 'models/stories260K'), { dtype: 'float32' });
-  if (tied) return model;
-  const weights = new Map<string, RawTensor>();
-  for (const [name, { shape, bytes }] of [...model.parameters].map(
-    ([name, p]) => [name, { shape: p.shape, bytes: p.bytes() }] as const,
-  )) {
-    weights.set(name, RawTensor.fromBytes(bytes, shape, 'float32'));
-    if (name === 'model.embed_tokens.weight')
-      weights.set('lm_head.weight', RawTensor.fromBytes(bytes, shape, 'float32'));
-  }
-  model.dispose();
-  return createLlama({ ...model.config, tie_word_embeddings: false }, weights);
-}
 
 /** The official order of visits, read off the record: where the block changes, and every K steps where it follows itself. */
 function visitsOf({ activeBlocks, blockOptions }: Case): number[] {
@@ -101,14 +86,15 @@ async function run(record: Case) {
     });
     optimizer.trainable.forEach((name) => everTrained.add(name));
     optimizer.learningRate = record.learningRates[step];
-    let gradients: Gradient[] = [];
+    const gradients: Gradient[] = [];
     losses.push(await walk.gradients([micro], optimizer.trainable, (gradient) => void gradients.push(gradient)));
-    norms.push(gradientNorm(gradients));
-    if (record.maxGradNorm) gradients = clipGradientNorm(gradients, norms[step], record.maxGradNorm);
+    norms.push(Math.sqrt(gradients.reduce((sum, [, gradient]) => sum + sumOfSquares(gradient), 0)));
+    const coefficient = clipCoefficient(norms[step], record.maxGradNorm ?? 0);
     optimizer.beginStep();
     for (const [name, gradient] of gradients) {
-      optimizer.update(name, gradient);
-      gradient.dispose();
+      const clipped = clipGradient(gradient, coefficient);
+      optimizer.update(name, clipped);
+      clipped.dispose();
     }
     optimizer.endStep();
     disposeMicroBatch(micro);

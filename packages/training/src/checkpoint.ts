@@ -1,10 +1,4 @@
-import {
-  readSafetensorsHeader,
-  saveLlama,
-  writeSafetensors,
-  type OpenedLlama,
-  type WritableTensor,
-} from '@blockwise/model-zoo';
+import { readSafetensorsHeader, writeSafetensors, type WritableTensor } from '@blockwise/model-zoo';
 import type { OptimizerState, StateTensor } from '@blockwise/optimizers';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync } from 'node:fs';
 import { mkdir, open, rename, rm, writeFile } from 'node:fs/promises';
@@ -13,8 +7,8 @@ import type { TrainState } from './train.ts';
 import { UserError } from './user-error.ts';
 
 /**
- * A checkpoint is a folder `checkpoint-<step>`: the model in Hugging Face layout as it stands (masters rounded to their storage dtype),
- * `optimizer.safetensors` (float32 masters and states of what is trained) and `trainer_state.json` (all else). It is written aside and renamed
+ * A checkpoint is a folder `checkpoint-<step>`: the weights that the method may have changed, as it saves them (the model in Hugging Face
+ * layout with masters rounded to their storage dtype, or an adapter in PEFT's), `optimizer.safetensors` (float32 masters and states of what is trained) and `trainer_state.json` (all else). It is written aside and renamed
  * as a whole, so it is complete or absent.
  */
 const stateFile = 'trainer_state.json';
@@ -35,19 +29,18 @@ interface StateFile {
   validation: TrainState['validation'];
 }
 
-/** Saves a checkpoint into `outputDir` and returns its folder. `source` is where the tokenizer files are. */
+/** Saves a checkpoint into `outputDir` and returns its folder; `saveWeights` writes what the states belong to into a folder. */
 export async function saveCheckpoint(
   outputDir: string,
-  opened: Pick<OpenedLlama, 'model' | 'json'>,
+  saveWeights: (folder: string) => Promise<void>,
   state: TrainState,
   fingerprint: Fingerprint,
-  source?: string,
 ): Promise<string> {
   const folder = join(outputDir, `checkpoint-${state.step}`);
   const aside = `${folder}.partial`;
   await rm(aside, { recursive: true, force: true });
   await mkdir(aside, { recursive: true });
-  await saveLlama(aside, opened, source);
+  await saveWeights(aside);
   await writeSafetensors(
     join(aside, optimizerFile),
     [...state.optimizer.tensors].map(([name, tensor]) => [name, writable(tensor)] as const),

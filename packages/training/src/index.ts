@@ -1,10 +1,11 @@
 export { isCheckpoint, latestCheckpoint, loadCheckpoint, saveCheckpoint, type Fingerprint } from './checkpoint.ts';
 export { UserError } from './user-error.ts';
-export { clipGradientNorm, gradientNorm } from './gradient-norm.ts';
+export { clipCoefficient, clipGradient, sumOfSquares } from './gradient-clipping.ts';
 export { createMicroBatch, disposeMicroBatch, predictingRows, type MicroBatch } from './micro-batch.ts';
-export { planMemory, type MemoryPlan, type MemoryPlanInput } from './plan-memory.ts';
+export { planMemory, type MemoryPlan, type MemoryPlanInput, type PlannedMemory } from './plan-memory.ts';
 export { learningRateFactor, schedulerTypes, type SchedulerType } from './schedulers.ts';
-export { StageWalk, type StageWalkOptions, type Gradient, type WalkTiming } from './stage-walk.ts';
+export type { Gradient } from './open-gradients.ts';
+export { StageWalk, type StageWalkOptions, type WalkTiming } from './stage-walk.ts';
 export {
   evaluateLoss,
   stepsPerEpoch,

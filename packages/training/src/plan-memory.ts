@@ -1,85 +1,86 @@
-import { parameterCount, type LlamaConfig } from '@blockwise/model-zoo';
-import { defaultKeptBytes } from './stage-walk.ts';
+import { createBatches, type BatchSource, type Example } from '@blockwise/loaders';
+import { rehearse } from '@blockwise/tensorflow';
+import { train, type TrainOptions, type TrainParts } from './train.ts';
 
 /** What decides a run's memory. */
 export interface MemoryPlanInput {
-  config: LlamaConfig;
-  /** Bytes of a weight at rest: 2 or 4. */
-  storageBytes: number;
-  /** Elements trained at a time: the largest block's, or all. */
-  trainedElements: number;
-  /** Bytes of optimizer states per trained element: 8 for Adam, 4 for momentum, 0 for plain SGD. */
-  stateBytes: number;
-  /** Stages from the lowest trained one up keep their inputs. */
-  keptStages: number;
-  /** Sequences in a batch, tokens in a sequence (the longest bucket), batches in a step. */
+  /** Opens the model and makes its optimizer as the run will; nothing is computed or allocated by it. The plan disposes of both. */
+  prepare: () => Pick<TrainParts, 'model'> & {
+    optimizer: TrainParts['optimizer'] & { readonly blocks?: readonly unknown[] };
+  };
+  /** As train() takes them. */
+  options: Pick<TrainOptions, 'gradientAccumulationSteps' | 'maxGradNorm' | 'clipGradValue' | 'keptBytes'>;
+  /** Sequences in a batch, and tokens in a sequence: the longest bucket. */
   batchSize: number;
   length: number;
-  gradientAccumulationSteps: number;
-  /** As StageWalk's option: bytes for products of linear layers. Default: as there. */
-  keptBytes?: number;
-  /** Whether gradients are clipped, so that all of a step's are alive together; else the largest tensor's alone. */
-  clipped: boolean;
+  /** Steps that are rehearsed; default 3, or one for each block and one: let a block optimizer switch after every step. */
+  steps?: number;
   /** Resident before the model is loaded: Node, TensorFlow, data. */
   baseBytes: number;
 }
 
-/** Bytes by what they hold; `peak` counts the base in. */
+/** Bytes by what they hold, each at its most; `peak` counts the base in. */
 export interface MemoryPlan {
+  /** Weights at rest, mapped ones included, and float32 masters in their place. */
   parameters: number;
   gradients: number;
   optimizerStates: number;
+  /** What the forward run keeps for the backward run. */
   activations: number;
+  /** Temporaries of compiled functions, what the allocator does not give back, and TensorFlow's own part of a step. */
   workspace: number;
+  /** Resident at most, where the system drops no page of a mapped file. */
   peak: number;
 }
 
-const float = 4;
+/** A plan, and the two parts of its peak that are not the base. */
+export interface PlannedMemory extends MemoryPlan {
+  /** Allocated by the process. */
+  anonymous: number;
+  /** Pages of weights' files and of TensorFlow's code, which the system may drop. */
+  fileBacked: number;
+}
 
 /**
- * Predicts a run's memory before it starts. Parameters at rest take their storage dtype, trained ones a float32 master in its place (BAdam,
- * arXiv 2404.02827, section 2.2: 2M + 16M/D bytes in all with gradients and Adam's states); activations are what the forward run keeps; the
- * workspace is what the largest compiled call holds beside its inputs and results.
+ * What the first steps take beside tensors: pages of TensorFlow's code that they run (seen in RssFile, the same in every run), and malloc's memory:
+ * compiled functions, threads' stacks and arenas, kernels' scratch, arrays that V8 has not collected yet. The second is not counted but set
+ * to about the median of what eight runs of models of 7M to 1.1B parameters took beyond the rehearsal (74 to 164 MB, on 2 cores); one of 0.1M takes
+ * 70 MB less.
  */
-export function planMemory(input: MemoryPlanInput): MemoryPlan {
-  const { config, trainedElements, stateBytes } = input;
-  const { total } = parameterCount(config);
-  const rows = input.batchSize * input.length;
-  const parameters = (total - trainedElements) * input.storageBytes + trainedElements * float;
-  const largestMatrix = Math.max(config.vocab_size, config.intermediate_size) * config.hidden_size;
-  const gradients = float * (input.clipped ? trainedElements : Math.min(trainedElements, largestMatrix));
-  const optimizerStates = trainedElements * stateBytes;
-  const stageInputs = float * rows * config.hidden_size * input.keptStages * input.gradientAccumulationSteps;
-  const activations = stageInputs + keptProducts(input, parameters);
-  const workspace = Math.max(layerWorkspace(input), headWorkspace(input));
-  const peak = input.baseBytes + parameters + gradients + optimizerStates + activations + workspace;
-  return { parameters, gradients, optimizerStates, activations, workspace, peak };
+const engineBytes = { code: 38e6, heap: 92e6 };
+
+/**
+ * Predicts a run's memory before it starts, by rehearsing its first steps: the run's own code goes through train() on tensors that have
+ * types and shapes but no memory, and TensorFlow's allocator is followed through every tensor that comes and goes. So there is no formula to
+ * keep in step with the code. Of BAdam's 2M + 16M/D bytes (arXiv 2404.02827, section 2.2) the first four kinds show their part.
+ */
+export function planMemory(input: MemoryPlanInput): Promise<PlannedMemory> {
+  return rehearse(async (memory) => {
+    const { model, optimizer } = input.prepare();
+    const totalSteps = input.steps ?? Math.max(3, 1 + (optimizer.blocks?.length ?? 0));
+    const options = { ...input.options, ...timing, totalSteps };
+    const done = await train({ model, optimizer, batches: batchesOf(input), options });
+    const { resident, mapped } = memory();
+    const parameters = [...model.parameters.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
+    optimizer.dispose();
+    model.dispose();
+    const { gradientBytes: gradients, stateBytes: optimizerStates, activationBytes: activations } = done;
+    const anonymous = resident + engineBytes.heap;
+    const fileBacked = mapped + engineBytes.code;
+    const peak = input.baseBytes + anonymous + fileBacked;
+    // Activations go as gradients come.
+    const known = parameters + optimizerStates + Math.max(gradients, activations);
+    const workspace = Math.max(anonymous + fileBacked - known, 0);
+    return { parameters, gradients, optimizerStates, activations, workspace, peak, anonymous, fileBacked };
+  });
 }
 
-/** Products of linear layers, of the topmost layers that fit (StageWalk). */
-function keptProducts(
-  { config, keptStages, keptBytes, batchSize, length, gradientAccumulationSteps }: MemoryPlanInput,
-  weightBytes: number,
-) {
-  const { hidden_size: H, intermediate_size: I, num_attention_heads: A, num_key_value_heads: K, head_dim: D } = config;
-  const perLayer = float * ((A + 2 * K) * D + H + 2 * I) * batchSize * length * gradientAccumulationSteps;
-  const layers = Math.min(keptStages - 1, Math.floor((keptBytes ?? defaultKeptBytes(weightBytes)) / perLayer));
-  return layers * perLayer;
-}
+/** What bears on time alone. */
+const timing = { learningRate: 0, lrSchedulerType: 'constant', warmupSteps: 0, evalSteps: 0, saveSteps: 0 } as const;
 
-/** A layer run again with its gradients: what its nodes hold at the fullest moment, and 16-bit weights as float32. */
-function layerWorkspace({ config, storageBytes, batchSize, length }: MemoryPlanInput): number {
-  const { hidden_size: H, intermediate_size: I, num_attention_heads: A, num_key_value_heads: K, head_dim: D } = config;
-  const rows = batchSize * length;
-  const perRow = 6 * H + 3 * (A + 2 * K) * D + 6 * I;
-  const scores = 3 * batchSize * A * length * length;
-  const weights = storageBytes < float ? parameterCount(config).stages[1].parameters : 0;
-  return float * (rows * perRow + scores + weights);
-}
-
-/** A piece of the head: logits and their gradient, and the weight as float32. */
-function headWorkspace({ config, storageBytes, batchSize, length }: MemoryPlanInput): number {
-  const { vocab_size: V, hidden_size: H } = config;
-  const rows = Math.min(batchSize * length, Math.max(64, Math.floor((64 * 2 ** 20) / (float * V * 64)) * 64), 1024);
-  return float * (3 * rows * V + (storageBytes < float ? V * H : 0));
+/** As many full batches of token 0 as make a step, every position predicted: only their shape counts. */
+function batchesOf({ batchSize, length, options }: MemoryPlanInput): BatchSource {
+  const example: Example = { inputIds: new Int32Array(length), labels: new Int32Array(length) };
+  const examples = new Array<Example>(batchSize * options.gradientAccumulationSteps).fill(example);
+  return createBatches(examples, { batchSize, padId: 0 });
 }

@@ -1,9 +1,12 @@
 import {
   callStage,
+  recordGradientFactors,
   recordProducts,
+  replaceWeights,
   replayProducts,
   stageInputs,
   type Context,
+  type GradientTerm,
   type Stage,
   type StageWeights,
 } from '@blockwise/model-zoo';
@@ -15,6 +18,8 @@ import { compile, sparseSoftmaxCrossEntropy, tf, type AnyTensor, type CompiledFu
  */
 export class StageFunctions {
   private readonly compiled = new Map<string, CompiledFunction>();
+  /** Of each backward function: how many tensors stand for each gradient. */
+  private readonly termSizes = new Map<string, number[]>();
 
   /**
    * y = stage(x). With `keep` also the products of its linear layers, for backward(). Borrows x and context.
@@ -38,7 +43,8 @@ export class StageFunctions {
 
   /**
    * Runs the stage again (of the linear layers only what `products` lacks) and returns the vector-Jacobian products of dy: for its input
-   * where asked, and for the weights named in `trained` (names inside the stage). Nothing else is computed. Borrows all.
+   * where asked, and for the weights named in `trained` (names inside the stage). Nothing else is computed. With `factored`, gradients of
+   * linear layers' weights come as their factors. Borrows all.
    */
   async backward(
     stage: Stage,
@@ -48,38 +54,59 @@ export class StageFunctions {
     trained: readonly string[],
     inputGradient: boolean,
     products: readonly tf.Tensor[] = [],
-  ): Promise<{ dx: tf.Tensor | undefined; gradients: tf.Tensor[] }> {
-    const fn = this.function(`backward ${stage.kind} ${inputGradient} ${trained} ${products.length}`, (...inputs) => {
+    factored = false,
+  ): Promise<{ dx: tf.Tensor | undefined; gradients: GradientTerm[] }> {
+    const name = `backward ${stage.kind} ${inputGradient} ${trained} ${products.length} ${factored}`;
+    const fn = this.function(name, (...inputs) => {
       const { weights, rest } = stageInputs(stage, inputs);
       const [x, dy] = rest;
       const context = rest.slice(2, rest.length - products.length);
       const kept = rest.slice(rest.length - products.length);
       const run = (w: StageWeights, x: tf.Tensor) => replayProducts(kept, () => stage.forward(w, x, context));
-      return gradients(weights, trained, x, inputGradient, run, dy).grads;
+      const all = () => gradients(weights, trained, x, inputGradient, run, dy).grads;
+      const terms = factored ? recordGradientFactors(all) : all().map((gradient) => [gradient] as const);
+      this.termSizes.set(name, terms.slice(inputGradient ? 1 : 0).map(({ length }) => length)); // prettier-ignore
+      return terms.flat();
     });
     const results = await callStage(fn, stage, [x, dy, ...context, ...products]);
-    return { dx: inputGradient ? results.shift() : undefined, gradients: results };
+    const dx = inputGradient ? results.shift() : undefined;
+    const terms = this.termSizes.get(name)!.map((size) => results.splice(0, size) as unknown as GradientTerm);
+    return { dx, gradients: terms };
+  }
+
+  /** The stage's weights as the functions below take them, so that several calls in a row cast them once; the caller disposes them. */
+  async weights(stage: Stage): Promise<tf.Tensor[]> {
+    const fn = this.function(`weights ${stage.kind}`, (...inputs) => Object.values(stageInputs(stage, inputs).weights));
+    return callStage(fn, stage, []);
   }
 
   /**
    * Cross-entropy of the head's rows, each weighted, summed: float32 scalar.
+   * @param own the stage's weights: weights(), or as they are kept
    * @param rows float32 [R, H]
    * @param targets int32 [R]
    * @param rowWeights float32 [R]; 0 for rows that only fill up
    */
-  async loss(stage: Stage, rows: tf.Tensor, targets: tf.Tensor, rowWeights: tf.Tensor): Promise<tf.Tensor> {
+  async loss(
+    stage: Stage,
+    own: readonly AnyTensor[],
+    rows: tf.Tensor,
+    targets: tf.Tensor,
+    rowWeights: tf.Tensor,
+  ): Promise<tf.Tensor> {
     const fn = this.function(`loss ${stage.kind}`, (...inputs) => {
       const { weights, rest } = stageInputs(stage, inputs);
       const [rows, targets, rowWeights] = rest;
       return [weightedLoss(targets, rowWeights)(stage.forward(weights, rows, []))];
     });
-    const [loss] = await callStage(fn, stage, [rows, targets, rowWeights]);
+    const [loss] = await fn.async(...own, rows, targets, rowWeights);
     return loss;
   }
 
   /** loss() with its gradients: by the rows where asked, and by the weights named in `trained`. */
   async lossAndGradients(
     stage: Stage,
+    own: readonly AnyTensor[],
     rows: tf.Tensor,
     targets: tf.Tensor,
     rowWeights: tf.Tensor,
@@ -94,7 +121,7 @@ export class StageFunctions {
       const { value, grads } = gradients(weights, trained, rows, inputGradient, lossOf);
       return [value, ...grads];
     });
-    const [loss, ...results] = await callStage(fn, stage, [rows, targets, rowWeights]);
+    const [loss, ...results] = await fn.async(...own, rows, targets, rowWeights);
     return { loss, dRows: inputGradient ? results.shift() : undefined, gradients: results };
   }
 
@@ -132,7 +159,7 @@ function gradients(
   const g = tf.valueAndGrads((...values) => {
     const input = byInput ? values.shift()! : x;
     const replaced = Object.fromEntries(trained.map((name, i) => [name, values[i]]));
-    return f({ ...weights, ...replaced }, input);
+    return f(replaceWeights(weights, replaced), input);
   });
   return g(by, dy);
 }

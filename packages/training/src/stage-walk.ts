@@ -1,11 +1,9 @@
-import type { Stage, StagedModel } from '@blockwise/model-zoo';
-import { tf } from '@blockwise/tensorflow';
+import { linearShapes, type Stage, type StagedModel } from '@blockwise/model-zoo';
+import { tf, type AnyTensor } from '@blockwise/tensorflow';
 import type { MicroBatch } from './micro-batch.ts';
+import { OpenGradients, type Gradient } from './open-gradients.ts';
 import { StageFunctions } from './stage-functions.ts';
 import { UserError } from './user-error.ts';
-
-/** A gradient the moment it is complete; owned by the receiver. */
-export type Gradient = readonly [name: string, gradient: tf.Tensor];
 
 /** What one micro-batch's forward run left for its backward run; undefined below the lowest trained stage. */
 interface Pass {
@@ -24,6 +22,8 @@ export interface WalkTiming {
 
 /** Logits of one call of the head take at most this many bytes: long batches and large vocabularies go through it in pieces. */
 const maximumLogitBytes = 64 * 2 ** 20;
+/** A float32 copy of the head's weights is made for all pieces up to this size; a larger one is made in each, part by part. */
+const maximumHeadCopy = 256 * 2 ** 20;
 /** Rows of a piece are a multiple of this, so that few shapes are compiled. */
 const rowMultiple = 64;
 const maximumRows = 1024;
@@ -77,13 +77,16 @@ export class StageWalk {
     const head = this.model.stages.length - 1;
     const { inputs } = await this.forward(batch, head, head);
     const hidden = inputs[head]!;
+    const stage = this.model.stages[head];
+    const weights = await this.headWeights(stage, batch);
     let sum = 0;
     for (const piece of this.pieces(batch)) {
       const tensors = pieceTensors(hidden, piece, 1);
-      const loss = await this.functions.loss(this.model.stages[head], tensors.rows, tensors.targets, tensors.weights);
+      const loss = await this.functions.loss(stage, weights.values, tensors.rows, tensors.targets, tensors.weights);
       sum += (await loss.data())[0];
       tf.dispose([loss, ...Object.values(tensors)]);
     }
+    weights.release();
     hidden.dispose();
     return { sum, labels: batch.targets.length };
   }
@@ -92,12 +95,15 @@ export class StageWalk {
    * One step's loss and gradients over micro-batches: mean cross-entropy over all their labels. Hands each gradient to `receive` as soon as
    * it is complete, from the head down.
    * @param trained names of the parameters whose gradients are wanted
+   * @param oneAtATime whether at most one gradient of a matrix is to be alive, a tied head's excepted: those of linear layers are kept as
+   *   factors until it is their turn. Otherwise that is done where it takes less memory. The gradients are the same bits either way.
    * @returns the loss in nats, before any update
    */
   async gradients(
     batches: readonly MicroBatch[],
     trained: ReadonlySet<string>,
     receive: (gradient: Gradient) => void | Promise<void>,
+    oneAtATime = false,
   ): Promise<number> {
     const { stages } = this.model;
     const lowest = stages.findIndex((stage) => localNames(stage, trained).length > 0);
@@ -114,10 +120,12 @@ export class StageWalk {
 
     let loss = 0;
     let upper: (tf.Tensor | undefined)[] = []; // each pass's gradient by the output of the stage in hand
-    const open = new Map<string, tf.Tensor>(); // gradients still growing: over micro-batches, or of a tied weight
+    const open = new OpenGradients();
+    const rows = batches.reduce((sum, { ids }) => sum + ids.size, 0);
     for (let index = stages.length - 1; index >= lowest; index--) {
       const stage = stages[index];
       const next: (tf.Tensor | undefined)[] = [];
+      const factored = oneAtATime || smallerAsFactors(stage, trained, rows);
       for (const [i, pass] of passes.entries()) {
         const x = pass.inputs[index]!;
         if (index === stages.length - 1) {
@@ -125,14 +133,14 @@ export class StageWalk {
           loss += result.loss;
           next.push(result.dx);
         } else {
-          next.push(await this.stageGradients(index, pass, upper[i]!, trained, index > lowest, open));
+          next.push(await this.stageGradients(index, pass, upper[i]!, trained, index > lowest, open, factored));
         }
         if (index > 0) x.dispose();
         tf.dispose(pass.products[index] ?? []);
       }
       upper = next;
       if (!Number.isFinite(loss)) throw new UserError(notFinite(loss));
-      for (const gradient of complete(stages, index, open)) await receive(gradient);
+      for (const gradient of open.take(namesBelow(stages, index))) await receive(gradient);
     }
     this.timing.forward += (middle - begin) / 1000;
     this.timing.backward += (performance.now() - middle) / 1000;
@@ -172,15 +180,16 @@ export class StageWalk {
     dy: tf.Tensor,
     trained: ReadonlySet<string>,
     inputGradient: boolean,
-    open: Map<string, tf.Tensor>,
+    open: OpenGradients,
+    factored: boolean,
   ): Promise<tf.Tensor | undefined> {
     const stage = this.model.stages[index];
     const names = localNames(stage, trained);
     const { dx, gradients } = await this.functions.backward(
-      ...([stage, inputs[index]!, dy, batch.context, names, inputGradient, products[index]] as const),
+      ...([stage, inputs[index]!, dy, batch.context, names, inputGradient, products[index], factored] as const),
     );
     dy.dispose();
-    names.forEach((name, i) => accumulate(open, stage.parameters.get(name)!.name, gradients[i]));
+    names.forEach((name, i) => open.add(stage.parameters.get(name)!.name, gradients[i]));
     return dx;
   }
 
@@ -192,20 +201,36 @@ export class StageWalk {
     labels: number,
     trained: ReadonlySet<string>,
     inputGradient: boolean,
-    open: Map<string, tf.Tensor>,
+    open: OpenGradients,
   ): Promise<{ loss: number; dx: tf.Tensor | undefined }> {
     const names = localNames(stage, trained);
+    const own = await this.headWeights(stage, batch);
     let loss = 0;
     let dx: tf.Tensor | undefined;
     for (const piece of this.pieces(batch)) {
       const { rows, targets, weights } = pieceTensors(hidden, piece, 1 / labels);
-      const result = await this.functions.lossAndGradients(stage, rows, targets, weights, names, inputGradient);
+      const result = await this.functions.lossAndGradients(
+        ...([stage, own.values, rows, targets, weights, names, inputGradient] as const),
+      );
       loss += (await result.loss.data())[0];
-      names.forEach((name, i) => accumulate(open, stage.parameters.get(name)!.name, result.gradients[i]));
+      names.forEach((name, i) => open.add(stage.parameters.get(name)!.name, [result.gradients[i]]));
       if (result.dRows) dx = addInto(dx, scatterRows(result.dRows, piece, hidden.shape[0]));
       tf.dispose([rows, targets, weights, result.loss]);
     }
+    own.release();
     return { loss, dx: inputGradient ? (dx ?? tf.zerosLike(hidden)) : undefined };
+  }
+
+  /** The head's weights for all pieces of a batch: one float32 copy where several pieces share a small one, else as they are kept. */
+  private async headWeights(stage: Stage, { rows }: MicroBatch): Promise<{ values: AnyTensor[]; release: () => void }> {
+    const parameters = [...stage.parameters.values()];
+    const bytes = parameters.reduce((sum, { elements }) => sum + 4 * elements, 0);
+    if (rows.length > this.rowsPerPiece && bytes <= maximumHeadCopy) {
+      const values = await this.functions.weights(stage);
+      return { values, release: () => tf.dispose(values) };
+    }
+    const values = parameters.map((parameter) => parameter.acquire());
+    return { values, release: () => parameters.forEach((parameter, i) => parameter.release(values[i])) };
   }
 
   /** Predicting rows in pieces of few different sizes; each is filled up to a multiple of 64. */
@@ -232,8 +257,8 @@ const notFinite = (loss: number) =>
   `resume_from_checkpoint goes on from the last checkpoint`;
 
 /** Outputs of a stage's linear layers together, per row; the last one's is not kept. */
-function productWidth({ parameters }: Stage): number {
-  const widths = [...parameters.values()].filter(({ shape }) => shape.length === 2).map(({ shape }) => shape[0]);
+function productWidth(stage: Stage): number {
+  const widths = [...linearShapes(stage).values()].map(([outputs]) => outputs);
   return widths.slice(0, -1).reduce((sum, width) => sum + width, 0);
 }
 
@@ -269,23 +294,24 @@ function addInto(sum: tf.Tensor | undefined, more: tf.Tensor): tf.Tensor {
   return total;
 }
 
-function accumulate(open: Map<string, tf.Tensor>, name: string, gradient: tf.Tensor): void {
-  open.set(name, addInto(open.get(name), gradient));
-}
-
 /** Names inside the stage of its trained weights. */
 function localNames(stage: Stage, trained: ReadonlySet<string>): string[] {
   return [...stage.parameters].filter(([, parameter]) => trained.has(parameter.name)).map(([local]) => local);
 }
 
-/** Takes out the gradients that no stage below `index` adds to. */
-function* complete(stages: readonly Stage[], index: number, open: Map<string, tf.Tensor>): Generator<Gradient> {
-  const below = new Set(
-    stages.slice(0, index).flatMap(({ parameters }) => [...parameters.values()].map(({ name }) => name)),
-  );
-  for (const entry of [...open]) {
-    if (below.has(entry[0])) continue;
-    open.delete(entry[0]);
-    yield entry;
+/** Weights of the stages below: their gradients are not complete yet. */
+function namesBelow(stages: readonly Stage[], index: number): ReadonlySet<string> {
+  const below = stages.slice(0, index).flatMap(({ parameters }) => [...parameters.values()]);
+  return new Set(below.map(({ name }) => name));
+}
+
+/** Whether the factors of the trained linear weights' gradients, over all rows of a step, take less memory than the gradients. */
+function smallerAsFactors(stage: Stage, trained: ReadonlySet<string>, rows: number): boolean {
+  let [factors, gradients] = [0, 0];
+  for (const [name, [outputs, inputs]] of linearShapes(stage)) {
+    if (!trained.has(stage.parameters.get(`${name}.weight`)?.name ?? '')) continue;
+    factors += rows * (inputs + outputs);
+    gradients += inputs * outputs;
   }
+  return factors < gradients;
 }

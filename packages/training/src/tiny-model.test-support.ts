@@ -8,7 +8,10 @@ import type { StepRecord, TrainOptions } from './train.ts';
 export const vocabulary = 32;
 
 /** Two layers of hidden size 16 with grouped queries. The same seed gives the same values in every dtype, up to rounding. */
-export function tinyModel(settings: Partial<LlamaConfig> = {}, dtype: 'float32' | 'bfloat16' = 'float32'): Llama {
+export function tinyModel(
+  settings: Partial<LlamaConfig> = {},
+  dtype: 'float32' | 'bfloat16' | 'float16' = 'float32',
+): Llama {
   const config: LlamaConfig = {
     ...llama_defaults,
     ...{ vocab_size: vocabulary, hidden_size: 16, intermediate_size: 24, num_hidden_layers: 2 },
@@ -19,7 +22,7 @@ export function tinyModel(settings: Partial<LlamaConfig> = {}, dtype: 'float32' 
   const weights = [...llamaWeightShapes(config)].map(([name, shape]) => {
     const size = shape.reduce((product, n) => product * n, 1);
     const values = Float32Array.from({ length: size }, () => {
-      // Sums of bfloat16 steps of 1/64: exact in both dtypes.
+      // Sums of bfloat16 steps of 1/64: exact in all three dtypes.
       const step = (random.below(49) - 24) / 64;
       return name.includes('norm') ? 1 + step : step;
     });

@@ -1,10 +1,12 @@
 import type { BatchSource, BatchState } from '@blockwise/loaders';
 import type { StagedModel } from '@blockwise/model-zoo';
-import type { Optimizer, OptimizerState } from '@blockwise/optimizers';
-import { clipGradientNorm, gradientNorm } from './gradient-norm.ts';
+import type { DynamicLossScaler, Optimizer, OptimizerState } from '@blockwise/optimizers';
+import type { tf } from '@blockwise/tensorflow';
+import { clipCoefficient, clipGradient, sumOfSquares } from './gradient-clipping.ts';
 import { createMicroBatch, disposeMicroBatch, type MicroBatch } from './micro-batch.ts';
 import { learningRateFactor, type SchedulerType } from './schedulers.ts';
-import { StageWalk, type Gradient } from './stage-walk.ts';
+import type { Gradient } from './open-gradients.ts';
+import { StageWalk } from './stage-walk.ts';
 import { UserError } from './user-error.ts';
 
 /** How to train; names and meanings are those of transformers' TrainingArguments. */
@@ -17,8 +19,13 @@ export interface TrainOptions {
   learningRate: number;
   lrSchedulerType: SchedulerType;
   warmupSteps: number;
-  /** Gradients are scaled down to this norm; 0: never, and each gradient is applied and freed as it appears. */
+  /**
+   * Gradients are scaled down to this norm; 0: never, and each gradient is applied and freed as it appears. A fused optimizer (LOMO) keeps
+   * no gradient for it: backward runs twice, for the norm and for the updates.
+   */
   maxGradNorm: number;
+  /** Elements of gradients are limited to [-clipGradValue, clipGradValue], before the norm's scaling (lomo-optim's clip_grad_value); 0 (default): not. */
+  clipGradValue?: number;
   /** As StageWalk's option: 0 recomputes all that backward needs, Infinity keeps all products of linear layers. */
   keptBytes?: number;
   /** Steps between evaluations; 0: only before the first step and after the last, where there is data for it. */
@@ -36,8 +43,10 @@ export interface StepRecord {
   /** Mean cross-entropy over the step's labels, in nats, before the update. */
   readonly loss: number;
   readonly learningRate: number;
-  /** Of all gradients, before clipping; null where they are not clipped. */
+  /** Of all gradients, before clipping; null where it is not computed, and where the step was skipped. */
   readonly gradNorm: number | null;
+  /** Set where float16 gradients overflowed: nothing was updated, and the loss scale was lowered. */
+  readonly skipped?: true;
   /** Index of the trained block; null where all parameters are trained. */
   readonly block: number | null;
   /** Tokens that are not padding. */
@@ -144,14 +153,14 @@ async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResul
     const factor = learningRateFactor(options.lrSchedulerType, step - 1, options.totalSteps, options.warmupSteps);
     const block = optimizer.currentBlock?.index ?? null;
     optimizer.learningRate = options.learningRate * factor;
-    const result = await trainStep(walk, optimizer, microBatches, options.maxGradNorm).finally(() =>
+    const result = await trainStep(walk, optimizer, microBatches, options).finally(() =>
       microBatches.forEach(disposeMicroBatch),
     );
     timing.update += result.updateSeconds;
     gradientBytes = Math.max(gradientBytes, result.gradientBytes);
     masterBytes = Math.max(masterBytes, result.held.masters);
     stateBytes = Math.max(stateBytes, result.held.states);
-    const { loss, gradNorm } = result;
+    const { loss, gradNorm, skipped } = result;
     const seconds = (performance.now() - begin) / 1000;
     steps.push({
       step,
@@ -163,6 +172,7 @@ async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResul
       tokens,
       examples,
       seconds,
+      ...(skipped && { skipped }),
     });
     parts.onStep?.(steps[steps.length - 1]);
 
@@ -208,36 +218,71 @@ function takeMicroBatches(
   return { microBatches, tokens, examples, epoch: epoch + position / source.batchesPerEpoch };
 }
 
-async function trainStep(walk: StageWalk, optimizer: Optimizer, batches: readonly MicroBatch[], maxGradNorm: number) {
-  let updateSeconds = 0;
-  let gradientBytes = 0;
+/** One optimizer step. With a fused optimizer no gradient outlives its update: where their norm is wanted, backward runs twice. */
+async function trainStep(
+  walk: StageWalk,
+  optimizer: Optimizer,
+  batches: readonly MicroBatch[],
+  { maxGradNorm, clipGradValue }: TrainOptions,
+) {
+  const { fused, lossScaler } = optimizer;
+  let [updateSeconds, gradientBytes, coefficient] = [0, 0, 1];
+  const backward: Backward = (receive) => {
+    const prepare = ([name, gradient]: Gradient) => {
+      gradientBytes = Math.max(gradientBytes, 4 * gradient.size);
+      receive([name, lossScaler ? rounded(gradient, lossScaler) : gradient]);
+    };
+    return walk.gradients(batches, optimizer.trainable, prepare, fused);
+  };
   const apply = ([name, gradient]: Gradient) => {
     const begin = performance.now();
-    optimizer.update(name, gradient);
-    gradient.dispose();
+    const clipped = clipGradient(gradient, coefficient, clipGradValue);
+    optimizer.update(name, clipped);
+    clipped.dispose();
     updateSeconds += (performance.now() - begin) / 1000;
   };
+
   optimizer.beginStep();
-  let gradNorm: number | null = null;
-  let loss: number;
-  if (maxGradNorm > 0) {
-    const gradients: Gradient[] = [];
-    loss = await walk.gradients(batches, optimizer.trainable, (gradient) => void gradients.push(gradient));
-    gradientBytes = gradients.reduce((sum, [, { size }]) => sum + 4 * size, 0);
-    gradNorm = gradientNorm(gradients);
-    if (!Number.isFinite(gradNorm)) throw new UserError(`the norm of the gradients became ${gradNorm}${diverged}`);
-    clipGradientNorm(gradients, gradNorm, maxGradNorm).forEach(apply);
-  } else {
-    loss = await walk.gradients(batches, optimizer.trainable, (gradient) => {
-      gradientBytes = Math.max(gradientBytes, 4 * gradient[1].size);
-      apply(gradient);
-    });
+  const measured = maxGradNorm > 0 || lossScaler ? await measure(backward, !fused) : undefined;
+  const skipped = measured && !Number.isFinite(measured.norm);
+  if (measured) {
+    const { norm, kept } = measured;
+    gradientBytes = Math.max(gradientBytes, 4 * kept.reduce((sum, [, { size }]) => sum + size, 0));
+    coefficient = clipCoefficient(norm, maxGradNorm);
+    kept.forEach(skipped ? ([, gradient]) => gradient.dispose() : apply);
+    if (skipped && !lossScaler) throw new UserError(`the norm of the gradients became ${norm}${diverged}`);
   }
+  const loss = measured && (skipped || !fused) ? measured.loss : await backward(apply);
+  lossScaler?.update(skipped ?? false);
+
   const begin = performance.now();
   const held = optimizer.memory();
   optimizer.endStep();
   updateSeconds += (performance.now() - begin) / 1000;
-  return { loss, gradNorm, updateSeconds, gradientBytes, held };
+  const gradNorm = measured && !skipped ? measured.norm : null;
+  return { loss, gradNorm, skipped, updateSeconds, gradientBytes, held };
+}
+
+/** A backward pass that hands out each gradient as it appears, owned by the receiver. Returns the loss. */
+type Backward = (receive: (gradient: Gradient) => void) => Promise<number>;
+
+/** A pass for the norm of all gradients, summed in float64 from per-tensor sums; they are kept, or freed at once. */
+async function measure(backward: Backward, keep: boolean) {
+  const kept: Gradient[] = [];
+  let squares = 0;
+  const loss = await backward(([name, gradient]) => {
+    squares += sumOfSquares(gradient);
+    if (keep) kept.push([name, gradient]);
+    else gradient.dispose();
+  });
+  return { loss, norm: Math.sqrt(squares), kept };
+}
+
+/** A gradient as float16 holds it; consumes it. */
+function rounded(gradient: tf.Tensor, lossScaler: DynamicLossScaler): tf.Tensor {
+  const result = lossScaler.throughFloat16(gradient);
+  gradient.dispose();
+  return result;
 }
 
 const diverged =

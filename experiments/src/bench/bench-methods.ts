@@ -1,0 +1,114 @@
+/**
+ * LoRA, LOMO, AdaLomo, GaLore and BlockOptimizerRatio here against their official packages in PyTorch: seconds of one training step and
+ * peak resident memory, the sides alternating, each in a process of its own. `npx nx run experiments:bench-methods` (twenty minutes).
+ */
+import { createRandom } from '@blockwise/loaders';
+import process from 'node:process';
+import { fileURLToPath } from 'node:url';
+import type { Options } from '../options.ts';
+import { alternate, speedup, type Side } from './alternate.ts';
+import { batchShape, counted, methodJob, withModel } from './method-job.ts';
+import { benchPython } from './python-environment.ts';
+import { tiny } from './tiny.ts';
+import { writeJob } from './train-job.ts';
+import { startTraining, startWorker } from './worker.ts';
+import { gigabytes, round, writeBenchmark } from './write-benchmark.ts';
+
+const seed = 1;
+const note = (line: string) => process.stderr.write(`${line}\n`);
+
+/** Each as its package's readme uses it. */
+const settings: Record<string, Partial<Options> & Pick<Options, 'finetuningType'>> = {
+  lora: { finetuningType: 'lora', loraRank: 16, loraAlpha: 32, loraTarget: ['q_proj', 'v_proj'] },
+  lomo: { finetuningType: 'lomo' },
+  adalomo: { finetuningType: 'adalomo' },
+  galore: { finetuningType: 'galore', galoreRank: tiny ? 8 : 128, galoreUpdateInterval: 200, galoreScale: 0.25 },
+  ratio: { finetuningType: 'sparse', updateRatio: 0.1, maskMode: 'adjacent', switchBlockEvery: 100 },
+};
+const official: Record<string, string> = {
+  lora: 'peft',
+  lomo: 'lomo-optim',
+  adalomo: 'lomo-optim',
+  galore: 'galore-torch',
+  ratio: 'badam',
+};
+
+interface Comparison {
+  name: string;
+  sides: Side[];
+  /** Seconds of each side's first step. */
+  first: (number | undefined)[];
+}
+
+async function compare(name: string, python: string, folder: string): Promise<Comparison> {
+  note(name);
+  const method = { learningRate: 1e-5, weightDecay: 0, ...settings[name] };
+  const job = methodJob(method, folder, createRandom(seed));
+  const script = fileURLToPath(new URL('method_worker.py', import.meta.url));
+  const workers = [
+    await startWorker(official[name], [python, script, writeJob(job), method.finetuningType]),
+    await startTraining('blockwise', job),
+  ];
+  const first = workers.map(({ ready }) => ready.firstSeconds);
+  return { name, first, sides: await alternate(workers, counted) };
+}
+
+/** A step's share of what GaLore does anew every so many steps: what the first step took longer, compilation here included. */
+function renewal({ name, sides, first }: Comparison, side: number): number {
+  const every = settings[name].galoreUpdateInterval;
+  return every ? Math.max(0, first[side]! - sides[side].seconds.median) / every : 0;
+}
+
+function figuresOf(comparison: Comparison) {
+  const [theirs, ours] = comparison.sides;
+  const seconds = (side: number) => comparison.sides[side].seconds.median + renewal(comparison, side);
+  return { speedup: round(seconds(0) / seconds(1)), memory: round(ours.peakResident / theirs.peakResident) };
+}
+
+function rowsOf(comparison: Comparison) {
+  const [theirs, ours] = comparison.sides;
+  const figures = figuresOf(comparison);
+  return comparison.sides.map((side, i) => {
+    const { median, min, max } = side.seconds;
+    return {
+      method: comparison.name,
+      side: side.name,
+      'seconds/step, median': round(median),
+      'min - max': `${round(min)} - ${round(max)}`,
+      'and of renewal': round(renewal(comparison, i)),
+      'tokens/s': round(batchShape.tokens / (median + renewal(comparison, i))),
+      'Blockwise is faster by': i === 0 ? figures.speedup : null,
+      'median of paired ratios': i === 0 ? round(speedup(ours, theirs).paired.median) : null,
+      'peak GB': gigabytes(side.peakResident),
+      "Blockwise's peak over it": i === 0 ? figures.memory : null,
+      loss: round(side.loss),
+    };
+  });
+}
+
+const python = benchPython(note);
+// Words choose methods, for a look at some of them; what is written holds only those.
+const chosen = Object.keys(settings).filter((name) => process.argv.length < 3 || process.argv.includes(name));
+await withModel(seed, async (folder) => {
+  const comparisons: Comparison[] = [];
+  for (const name of chosen) comparisons.push(await compare(name, python, folder));
+  writeBenchmark({
+    name: 'bench-methods',
+    folder: 'methods',
+    title: 'LoRA, LOMO, AdaLomo, GaLore and Ratio: Blockwise against the official packages',
+    seed,
+    figures: Object.fromEntries(comparisons.map((comparison) => [comparison.name, figuresOf(comparison)])),
+    rows: comparisons.flatMap(rowsOf),
+    notes: [
+      `Llama of 110 million parameters, one step of ${batchShape.rows} x ${batchShape.length} tokens a round, every position predicted, the same ` +
+        `weights and batches on both sides; ${counted} counted rounds after two steps of warm-up, the sides taking turns; no clipping, default threads.`,
+      'Official: as its readme uses it, in float32 (the fastest for PyTorch on a CPU), scaled_dot_product_attention, nothing recomputed. ' +
+        'Blockwise: bfloat16 at rest, float32 arithmetic.',
+      'LoRA: rank 16 on q_proj and v_proj, AdamW. GaLore: rank 128, new projections every 200 steps, whose share of a step (what the first ' +
+        'step took longer than the median, our compilation included) counts in the rates. Ratio: 0.1, adjacent, layers only.',
+      'Peaks are VmHWM over the whole process, loading and warm-up included.',
+    ],
+    measurements: comparisons,
+    versions: { ...comparisons[0].sides[1].versions, ...comparisons[0].sides[0].versions },
+  });
+});

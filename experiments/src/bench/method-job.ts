@@ -1,0 +1,41 @@
+import type { Random } from '@blockwise/loaders';
+import { llama_110m, llamaConfigJson, saveFreshLlama } from '@blockwise/model-zoo';
+import { initTensorFlow } from '@blockwise/tensorflow';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import process from 'node:process';
+import type { Options } from '../options.ts';
+import { tiny, tinyConfig } from './tiny.ts';
+import { randomBatch, type TrainJob } from './train-job.ts';
+
+const config = tiny ? { ...tinyConfig, tie_word_embeddings: true } : llama_110m;
+const [rows, length] = tiny ? [2, 32] : [4, 256];
+export const batchShape = { rows, length, tokens: rows * length };
+/** Rounds of one step that count. */
+export const counted = tiny ? 2 : 5;
+const warmUp = 2;
+
+/** Steps of a method at the 110M shape, on weights of a folder. */
+export function methodJob(method: Partial<Options>, folder: string, random: Random): TrainJob {
+  const batch = () => randomBatch(config.vocab_size, rows, length, random);
+  return {
+    ...{ config, hf: llamaConfigJson(config), weights: { folder }, dtype: 'bfloat16', block: null, method },
+    warmUp: Array.from({ length: warmUp }, batch),
+    rounds: Array.from({ length: counted }, () => [batch()]),
+  };
+}
+
+/** Writes the model that all methods start from, bfloat16, for as long as `use` takes. */
+export async function withModel(seed: number, use: (folder: string) => Promise<void>): Promise<void> {
+  const folder = mkdtempSync(join(process.env.TMPDIR ?? tmpdir(), 'bench-methods-'));
+  const remove = () => rmSync(folder, { recursive: true, force: true });
+  process.once('exit', remove);
+  try {
+    await initTensorFlow();
+    await saveFreshLlama(folder, config, { seed, dtype: 'bfloat16' });
+    await use(folder);
+  } finally {
+    remove();
+  }
+}

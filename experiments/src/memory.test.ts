@@ -1,0 +1,44 @@
+import { llama_1_1b, parameterCount } from '@blockwise/model-zoo';
+import { spawnSync } from 'node:child_process';
+import process from 'node:process';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+
+function run(...words: string[]) {
+  const script = fileURLToPath(new URL('memory.ts', import.meta.url));
+  const node = ['--import', 'tsx', '--conditions=blockwise-source', script, ...words];
+  return spawnSync(process.execPath, node, { encoding: 'utf8' });
+}
+
+describe('experiments:memory', () => {
+  it('plans a known model without its weights, and ends with one line of JSON', () => {
+    const words = ['--model', 'tinyllama-1.1b', '--method', 'lora', '--per_device_train_batch_size', '1', '--cutoff_len', '64']; // prettier-ignore
+    const planOf = (streamed: string) => {
+      const { status, stdout } = run(...words, '--streamed', streamed);
+      expect(status).toBe(0);
+      expect(stdout).toContain('peak resident');
+      return JSON.parse(stdout.trimEnd().split('\n').at(-1)!) as Record<string, number>;
+    };
+    const atRest = 2 * parameterCount(llama_1_1b).total;
+    const [mapped, copied] = [planOf('true'), planOf('false')];
+    expect(mapped.parameters).toBe(copied.parameters);
+    expect(mapped.parameters).toBeGreaterThan(atRest);
+    expect(mapped.fileBacked).toBeGreaterThanOrEqual(atRest);
+    expect(mapped.anonymous).toBeLessThan(atRest);
+    expect(copied.anonymous).toBeGreaterThan(atRest);
+    expect(copied.fileBacked).toBeLessThan(atRest);
+  });
+
+  it.each([
+    [
+      ['--model', 'llama-9'],
+      '--model llama-9: neither a folder with config.json nor a known name; known are embedded, llama-2-7b',
+    ],
+    [['--streamed=maybe'], '--streamed: found "maybe", expected true or false'],
+    [['--method', 'lore'], 'lora'],
+  ])('says in one message what is wrong with %s', (words, message) => {
+    const { status, stderr } = run(...words);
+    expect(status).toBe(2);
+    expect(stderr).toContain(message);
+  });
+});

@@ -1,0 +1,125 @@
+/**
+ * What a run would take of the memory, before it is made and without its weights:
+ *
+ *   npx nx run experiments:memory -- --model llama-2-7b --method block --per_device_train_batch_size 1 --cutoff_len 728
+ *
+ * The options are those of alpaca-llama; `--model` is a folder with config.json, a known name or embedded, `--method` a
+ * --finetuning_type. `--streamed` plans frozen weights in their mapped files, `--streamed false` copies in memory; by default as the run
+ * would do: mapped where the files have the dtype that is asked for. The last line printed is one JSON object, in bytes.
+ */
+import {
+  llama2_7b,
+  llama3_1_8b,
+  llama3_8b,
+  llama_110m,
+  llama_1_1b,
+  parameterCount,
+  readLlamaConfig,
+  saveHollowLlama,
+  type LlamaConfig,
+  type WeightDtype,
+} from '@blockwise/model-zoo';
+import { initTensorFlow, readMemory } from '@blockwise/tensorflow';
+import type { PlannedMemory } from '@blockwise/training';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import process from 'node:process';
+import { parseCommandLine } from './command-line.ts';
+import { embedded } from './embedded.ts';
+import { flag } from './option-kinds.ts';
+import type { Options } from './options.ts';
+import { planRun } from './plan-run.ts';
+import { UserError } from './user-error.ts';
+
+/** Models that are planned by name. */
+const known: Record<string, LlamaConfig> = {
+  'llama-2-7b': llama2_7b,
+  'llama-3-8b': llama3_8b,
+  'llama-3.1-8b': llama3_1_8b,
+  'tinyllama-1.1b': llama_1_1b,
+  'llama-110m': llama_110m,
+};
+
+/** Takes `--streamed [true|false]` out of the words; undefined where it is not given. */
+function takeStreamed(words: string[]): boolean | undefined {
+  const at = words.findIndex((word) => /^--streamed(=|$)/i.test(word));
+  if (at < 0) return undefined;
+  const [word] = words.splice(at, 1);
+  const inline = word.split('=')[1];
+  const follows = inline === undefined && /^(true|false)$/i.test(words[at] ?? '');
+  const value = inline ?? (follows ? words.splice(at, 1)[0] : 'true');
+  try {
+    return flag.parse(value, '');
+  } catch (error) {
+    throw new UserError(`--streamed: found ${JSON.stringify(value)}, ${(error as Error).message}`);
+  }
+}
+
+function configOf(name: string): LlamaConfig {
+  const config = known[name.toLowerCase()];
+  if (config) return config;
+  if (name === 'embedded') return readLlamaConfig(embedded.model).config;
+  if (existsSync(join(name, 'config.json'))) return readLlamaConfig(name).config;
+  throw new UserError(
+    `--model ${name}: neither a folder with config.json nor a known name; known are embedded, ${Object.keys(known).join(', ')}`,
+  );
+}
+
+/** The dtype of the imagined files: that of the weights at rest maps them, any other makes copies. */
+function fileDtype({ dtype }: LlamaConfig, options: Options, streamed: boolean | undefined): WeightDtype {
+  const storage = options.fp16 ? 'float16' : options.bf16 ? 'bfloat16' : 'float32';
+  if (streamed === undefined) return dtype ?? 'float32';
+  return streamed ? storage : storage === 'float32' ? 'bfloat16' : 'float32';
+}
+
+async function plan(options: Options, streamed: boolean | undefined): Promise<PlannedMemory> {
+  const config = configOf(options.modelNameOrPath);
+  const folder = mkdtempSync(join(tmpdir(), 'blockwise-plan-'));
+  try {
+    await saveHollowLlama(folder, config, fileDtype(config, options, streamed));
+    await initTensorFlow({ device: options.device });
+    const baseBytes = readMemory().resident;
+    return await planRun({ options, folder, length: options.cutoffLen, baseBytes });
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(3)} GB`;
+
+function table(options: Options, planned: PlannedMemory): string {
+  const { total } = parameterCount(configOf(options.modelNameOrPath));
+  const { perDeviceTrainBatchSize: batch, cutoffLen, gradientAccumulationSteps: accumulated } = options;
+  const { parameters, gradients, optimizerStates, activations, workspace, peak, anonymous, fileBacked } = planned;
+  const rows: [string, number][] = [
+    ['parameters', parameters],
+    ['gradients', gradients],
+    ['optimizer states', optimizerStates],
+    ['activations', activations],
+    ['workspace', workspace],
+    ['base (Node, TensorFlow)', peak - anonymous - fileBacked],
+    ['peak resident', peak],
+    ['  of it in files (can be dropped)', fileBacked],
+    ['  of it anonymous', peak - fileBacked],
+  ];
+  const heading = `${options.modelNameOrPath} (${(total / 1e9).toFixed(3)} billion parameters), ${options.finetuningType}, ${accumulated} x ${batch} x ${cutoffLen} tokens`;
+  return [heading, ...rows.map(([name, bytes]) => `  ${name.padEnd(34)} ${gigabytes(bytes).padStart(12)}`)].join('\n');
+}
+
+try {
+  const words = process.argv.slice(2);
+  const streamed = takeStreamed(words);
+  const commandLine = parseCommandLine(words);
+  if (commandLine.kind === 'help') process.stdout.write(commandLine.text);
+  else {
+    const { options, warnings } = commandLine;
+    for (const warning of warnings) process.stderr.write(`warning: ${warning}\n`);
+    const planned = await plan(options, streamed);
+    process.stdout.write(`${table(options, planned)}\n${JSON.stringify(planned)}\n`);
+  }
+} catch (error) {
+  const isUserError = (error as Error).name === 'UserError';
+  process.stderr.write(isUserError ? `error: ${(error as Error).message}\n` : `${(error as Error).stack}\n`);
+  process.exitCode = isUserError ? 2 : 1;
+}

@@ -1,0 +1,31 @@
+import {
+  adaLomoOf,
+  adapters,
+  blockwise,
+  galoreOf,
+  lomoOf,
+  sparse,
+  together,
+  type CreateOptimizer,
+} from './create-optimizer.ts';
+import { openBitnet, openFrozen, openLora, openQlora, openWhole, type OpenModel } from './open-model.ts';
+import type { FinetuningType } from './option.ts';
+
+/** What sets one --finetuning_type apart: the model that it trains, and its optimizer. The loop is the same for all. */
+export interface Method {
+  open: OpenModel;
+  optimizer: CreateOptimizer;
+}
+
+export const methods: Record<FinetuningType, Method> = {
+  block: { open: openWhole, optimizer: blockwise },
+  full: { open: openWhole, optimizer: together() },
+  freeze: { open: openFrozen, optimizer: together() },
+  lora: { open: openLora, optimizer: adapters },
+  qlora: { open: openQlora, optimizer: adapters },
+  sparse: { open: openWhole, optimizer: sparse },
+  lomo: { open: openWhole, optimizer: together(lomoOf) },
+  adalomo: { open: openWhole, optimizer: together(adaLomoOf) },
+  galore: { open: openWhole, optimizer: together(galoreOf) },
+  bitnet: { open: openBitnet, optimizer: together() },
+};

@@ -1,0 +1,35 @@
+import type { Kind } from './option-kinds.ts';
+
+/** Every value of --finetuning_type. */
+export const finetuningTypes = [
+  ...(['block', 'full', 'freeze', 'lora', 'qlora', 'sparse', 'lomo', 'adalomo', 'galore', 'bitnet'] as const),
+] as const;
+export type FinetuningType = (typeof finetuningTypes)[number];
+
+/** One option: parser, help, default and saved config all derive from this record. */
+export interface Option<T> {
+  readonly topic: string;
+  readonly kind: Kind<T>;
+  readonly default: T;
+  /** The default while the embedded model trains, where the general one would not suit so small a model. */
+  readonly embedded?: T;
+  /** The default of a method, where the others' would not suit it; goes before `embedded`. */
+  readonly of?: Partial<Record<FinetuningType, T>>;
+  /** The methods that it says anything to; default all. */
+  readonly only?: readonly FinetuningType[];
+  /** What the value counts, for help. */
+  readonly unit?: string;
+  readonly help: string;
+  /** Other names, as typed, that mean the same. */
+  readonly aliases?: readonly string[];
+}
+
+/** An option's record from its parts. */
+export function option<T>(
+  topic: string,
+  kind: Kind<T>,
+  value: { default: NoInfer<T> } & Partial<Pick<Option<NoInfer<T>>, 'embedded' | 'of' | 'only' | 'unit' | 'aliases'>>,
+  help: string,
+): Option<T> {
+  return { topic, kind, ...value, help };
+}

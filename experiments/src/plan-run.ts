@@ -1,0 +1,40 @@
+import { planMemory, type PlannedMemory, type TrainOptions } from '@blockwise/training';
+import { methods } from './methods.ts';
+import type { Options } from './options.ts';
+
+/** What is planned, and where its model is. */
+export interface RunToPlan {
+  options: Options;
+  /** The model's folder, or a checkpoint's where the run goes on from one. */
+  folder: string;
+  checkpoint?: string;
+  /** Tokens of the longest sequence. */
+  length: number;
+  /** Resident now, before the model is loaded. */
+  baseBytes: number;
+}
+
+/** Predicts a run's memory: its own model and optimizer, rehearsed for a step on every block. */
+export function planRun({ options, folder, checkpoint, length, baseBytes }: RunToPlan): Promise<PlannedMemory> {
+  const method = methods[options.finetuningType];
+  const everyStep = { ...options, switchBlockEvery: 1 };
+  return planMemory({
+    prepare: () => {
+      const opened = method.open(everyStep, folder, checkpoint);
+      return { model: opened.model, optimizer: method.optimizer(everyStep, opened, 1).optimizer };
+    },
+    options: stepOptions(options),
+    ...{ batchSize: options.perDeviceTrainBatchSize, length, baseBytes },
+  });
+}
+
+/** Options that decide what a step keeps. */
+export function stepOptions(
+  options: Options,
+): Pick<TrainOptions, 'gradientAccumulationSteps' | 'maxGradNorm' | 'clipGradValue' | 'keptBytes'> {
+  const { gradientAccumulationSteps, maxGradNorm, clipGradValue, gradientCheckpointing } = options;
+  return { gradientAccumulationSteps, maxGradNorm, clipGradValue, ...keptBytes[gradientCheckpointing] };
+}
+
+/** transformers' gradient_checkpointing in bytes that may be kept. */
+const keptBytes = { auto: {}, true: { keptBytes: 0 }, false: { keptBytes: Infinity } };

@@ -1,0 +1,127 @@
+import { linearShapes, type Stage, type StagedModel } from '@blockwise/model-zoo';
+import type { Parameter } from '@blockwise/tensorflow';
+import { loraConfigProblems, type LoraConfig } from './lora-config.ts';
+import { UserError } from './user-error.ts';
+
+/** A linear module that gets an adapter. */
+export interface Target {
+  /** Hugging Face name: `model.layers.0.self_attn.q_proj`. */
+  readonly name: string;
+  /** Name inside its stage: `self_attn.q_proj`. */
+  readonly local: string;
+  readonly shape: readonly [outputs: number, inputs: number];
+}
+
+/** A weight or bias of the base of which a copy is trained. */
+export interface Copied {
+  /** Hugging Face name: `lm_head.weight`. */
+  readonly name: string;
+  readonly local: string;
+  readonly parameter: Parameter;
+}
+
+/** What an adapter adds to one stage. */
+export interface StagePlan {
+  readonly stage: Stage;
+  readonly targets: readonly Target[];
+  readonly copies: readonly Copied[];
+}
+
+/** Hugging Face name of a weight that its stage calls `local`: a tied one has a name of its own in each of its stages. */
+export const fullName = (local: string, { name }: Parameter) => (name.endsWith(local) ? name : local);
+
+/** Whether a weight is kept as codes of quantised values. */
+export const isPacked = ({ storageDtype }: Parameter) => /^u?int/.test(storageDtype);
+
+/**
+ * Finds the modules that a config names, as PEFT does (tuners_utils.py, check_target_module_exists; utils/other.py, _set_trainable).
+ * @throws UserError with every option that is wrong and every name that matches nothing
+ */
+export function planLora(model: StagedModel, config: LoraConfig): StagePlan[] {
+  const problems = loraConfigProblems(config);
+  const modules = model.stages.map((stage) => linearModules(stage));
+  const head = model.stages.length - 1;
+  const saves = (name: string) => config.modulesToSave.some((end) => name.endsWith(end));
+  const isTarget = targetTest(config, problems);
+  const plans = model.stages.map((stage, index): StagePlan => {
+    const candidates = modules[index].filter(({ name }) => !saves(name));
+    const inAll = config.targetModules === 'all-linear' && index !== head;
+    const targets = candidates.filter(({ name }) => inAll || isTarget(name));
+    return { stage, targets, copies: copiesOf(stage, targets, config, saves) };
+  });
+  problems.push(...unmatched(model, modules.flat(), plans, config));
+  if (config.loraDropout > 0 && plans[head].targets.length > 0)
+    problems.push(
+      `loraDropout is ${config.loraDropout}, which ${plans[head].targets[0].name} cannot have: take it from targetModules, or drop nothing`,
+    );
+  if (problems.length > 0) throw UserError.of("LoRA's options", problems);
+  return plans;
+}
+
+function linearModules(stage: Stage): Target[] {
+  return [...linearShapes(stage)].map(([local, shape]) => {
+    const weight = `${local}.weight`;
+    return { name: moduleOf(fullName(weight, stage.parameters.get(weight)!)), local, shape };
+  });
+}
+
+/** The module that a weight or bias belongs to. */
+const moduleOf = (name: string) => name.slice(0, name.lastIndexOf('.'));
+
+/** Whether a module is named in targetModules, for those that are names or a regular expression. */
+function targetTest({ targetModules, layersToTransform }: LoraConfig, problems: string[]): (name: string) => boolean {
+  if (targetModules === 'all-linear') return () => false;
+  if (typeof targetModules === 'string') {
+    try {
+      const pattern = new RegExp(`^(?:${targetModules})$`);
+      return (name) => pattern.test(name);
+    } catch (error) {
+      problems.push(`targetModules is no regular expression (${(error as Error).message})`);
+      return () => false;
+    }
+  }
+  return (name) =>
+    targetModules.some((end) => isModule(name, end)) &&
+    (!layersToTransform || layersToTransform.includes(Number(/\.(\d+)\./.exec(name)?.[1])));
+}
+
+const isModule = (name: string, end: string) => name === end || name.endsWith(`.${end}`);
+
+/** Weights and biases trained as copies: those of modulesToSave, and the biases that `bias` asks for. */
+function copiesOf(stage: Stage, targets: readonly Target[], { bias }: LoraConfig, saves: (name: string) => boolean) {
+  const copies: Copied[] = [];
+  for (const [local, parameter] of stage.parameters) {
+    const name = fullName(local, parameter);
+    const ofTarget = targets.some((target) => target.local === moduleOf(local));
+    const asBias = local.endsWith('.bias') && (bias === 'all' || (bias === 'lora_only' && ofTarget));
+    if (asBias || saves(moduleOf(name))) copies.push({ name, local, parameter });
+  }
+  return copies;
+}
+
+/** A line for each name and layer that matches nothing. */
+function unmatched(model: StagedModel, linear: readonly Target[], plans: readonly StagePlan[], config: LoraConfig) {
+  const { targetModules, modulesToSave, layersToTransform = [] } = config;
+  const problems: string[] = [];
+  const known = [...new Set(linear.map(({ name }) => name.slice(name.lastIndexOf('.') + 1)))].join(', ');
+  const names = typeof targetModules === 'string' ? [] : targetModules;
+  for (const end of names)
+    if (!linear.some(({ name }) => isModule(name, end)))
+      problems.push(
+        `targetModules: no linear module is called ${end}; there are ${known}. (modulesToSave trains other modules in full)`,
+      );
+  const targets = plans.flatMap(({ targets }) => targets);
+  if (targets.length === 0 && problems.length === 0)
+    problems.push(`targetModules ${JSON.stringify(targetModules)} matches none of the linear modules (${known})`);
+  const all = model.stages.flatMap((stage) =>
+    [...stage.parameters].map(([local, parameter]) => moduleOf(fullName(local, parameter))),
+  );
+  for (const end of modulesToSave)
+    if (!all.some((name) => name.endsWith(end))) problems.push(`modulesToSave: no module's name ends with ${end}`);
+  for (const { name, parameter } of plans.flatMap(({ copies }) => copies))
+    if (isPacked(parameter)) problems.push(`${name} is kept quantised and cannot be trained in full`);
+  const layers = new Set(linear.map(({ name }) => Number(/\.(\d+)\./.exec(name)?.[1] ?? NaN)));
+  for (const layer of layersToTransform)
+    if (!layers.has(layer)) problems.push(`layersToTransform: there is no layer ${layer}`);
+  return problems;
+}

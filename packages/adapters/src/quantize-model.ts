@@ -1,0 +1,142 @@
+import {
+  frozenLinear,
+  linearShapes,
+  plainLinear,
+  weightAtRest,
+  type FrozenWeight,
+  type LinearLayer,
+  type Stage,
+  type StagedModel,
+  type StageWeights,
+} from '@blockwise/model-zoo';
+import {
+  dequantizeWeight,
+  quantizeWeight,
+  schemeProblems,
+  type Bits,
+  type WeightScheme,
+} from '@blockwise/quantization';
+import { cast, castAfter, Parameter, RawTensor, sliceRows, tf, toRaw } from '@blockwise/tensorflow';
+import { inputParameters, roundInput, type ActivationScheme } from './activation-ranges.ts';
+import { UserError } from './user-error.ts';
+
+/** How a model's linear modules become codes. */
+export interface ModelQuantization extends WeightScheme {
+  /** How their inputs are rounded; absent: not at all. */
+  activations?: ActivationScheme;
+}
+
+/**
+ * Post-training quantisation: puts the linear modules of a model's layers into 8 or 4 bits with min-max scales; embedding, head and norms
+ * stay as they are. Consumes `base`, whose weights are quantised and freed one at a time. The codes stay codes in memory and mean float32
+ * values, a few rows at a time, inside the compiled stage. Beside `<module>.weight` (int8 [outputs, inputs], or uint8 [outputs, inputs / 2]
+ * with two codes a byte) there are `.weight_scale`, `.weight_zero_point` (int8, unless symmetric) and, with calibrated activations,
+ * `.input_scale` and `.input_zero_point`, named as in the files of compressed-tensors.
+ * @throws UserError with all that does not fit; `base` is then as it was
+ */
+export function quantizeModel<Model extends StagedModel>(base: Model, scheme: ModelQuantization): Model {
+  checkScheme(base, scheme);
+  const parameters = new Map(base.parameters);
+  const stages = base.stages.map((stage, index) =>
+    index > 0 && index < base.stages.length - 1 ? quantizeStage(stage, parameters, scheme) : stage,
+  );
+  return { ...base, parameters, stages, dispose: () => parameters.forEach((parameter) => parameter.dispose()) };
+}
+
+/** @throws UserError naming every weight that the scheme does not fit, and every module without a calibrated range */
+export function checkScheme(base: StagedModel, scheme: ModelQuantization): void {
+  const problems = new Set<string>();
+  for (const stage of base.stages.slice(1, -1)) {
+    for (const [module, shape] of linearShapes(stage)) {
+      const name = `${stage.name}.${module}`;
+      schemeProblems(scheme, shape, name).forEach((problem) => problems.add(problem));
+      const { ranges } = scheme.activations ?? {};
+      if (ranges && !ranges.has(name)) problems.add(`activations.ranges: ${name} has none; calibrate() this model`);
+      const { storageDtype } = stage.parameters.get(`${module}.weight`)!;
+      if (!/float/.test(storageDtype)) problems.add(`${name} is kept as ${storageDtype}: it is quantised already`);
+    }
+  }
+  if (problems.size > 0) throw UserError.of('this model cannot be quantised so', [...problems]);
+}
+
+/** The stage with its linear weights as codes, which replace the others in `parameters`. */
+function quantizeStage(stage: Stage, parameters: Map<string, Parameter>, scheme: ModelQuantization): Stage {
+  const shapes = linearShapes(stage);
+  const own = new Map<string, Parameter>();
+  for (const [local, parameter] of stage.parameters) {
+    const module = local.replace(/\.weight$/, '');
+    if (module === local || !shapes.has(module)) {
+      own.set(local, parameter);
+      continue;
+    }
+    const parts = { ...codesOf(parameter, scheme), ...inputsOf(`${stage.name}.${module}`, scheme) };
+    for (const [suffix, values] of Object.entries(parts)) {
+      if (!values) continue;
+      const part = new Parameter(`${stage.name}.${module}.${suffix}`, values);
+      own.set(`${module}.${suffix}`, part);
+      parameters.set(part.name, part);
+    }
+  }
+  const linear = quantizedLinear(stage.linear ?? plainLinear, scheme);
+  return {
+    ...stage,
+    kind: `${stage.kind} int${scheme.bits}`,
+    parameters: own,
+    linear,
+    linearShapes: shapes,
+    forward: (weights, x, context, layer = linear) => stage.forward(weights, x, context, layer),
+  };
+}
+
+/** Quantises a weight, which is freed. */
+function codesOf(parameter: Parameter, scheme: WeightScheme): Record<string, RawTensor | undefined> {
+  parameter.deactivate();
+  const stored = parameter.take();
+  const values = cast(stored);
+  stored.dispose();
+  const { codes, scale, zeroPoint } = quantizeWeight(values as tf.Tensor2D, scheme);
+  values.dispose();
+  return { weight: codes, weight_scale: scale, weight_zero_point: zeroPoint };
+}
+
+function inputsOf(module: string, { activations }: ModelQuantization): Record<string, RawTensor> {
+  if (!activations?.ranges) return {};
+  const { scale, zeroPoint } = inputParameters(activations.ranges, module, activations);
+  const parts = { input_scale: toRaw(scale, 'float32'), input_zero_point: toRaw(zeroPoint, 'float32') };
+  tf.dispose([scale, zeroPoint]);
+  return parts;
+}
+
+/** y = round(x) W^T + b for modules whose weight stands as codes; the others are `base`'s. */
+function quantizedLinear(base: LinearLayer, { bits, activations }: ModelQuantization): LinearLayer {
+  return (name, x, weights) => {
+    const weight = codedWeight(weights, name, bits);
+    if (!weight) return base(name, x, weights);
+    const y = frozenLinear(activations ? roundInput(x, activations, calibrated(weights, name)) : x, weight);
+    const bias = weights[`${name}.bias`];
+    return bias ? tf.add(y, bias) : y;
+  };
+}
+
+function calibrated(weights: StageWeights, name: string) {
+  const scale = weights[`${name}.input_scale`];
+  return scale && { scale, zeroPoint: weights[`${name}.input_zero_point`] };
+}
+
+/** The weight as a product asks for it: some rows at a time, so that it never stands in memory as float32. */
+function codedWeight(weights: StageWeights, module: string, bits: Bits): FrozenWeight | undefined {
+  const codes = weightAtRest(weights, `${module}.weight`);
+  if (!(codes instanceof RawTensor) || !/^u?int8$/.test(codes.dtype)) return undefined;
+  const scale = weights[`${module}.weight_scale`];
+  const zeroPoint = weights[`${module}.weight_zero_point`] as tf.Tensor | undefined;
+  return {
+    shape: [codes.shape[0], codes.shape[1] * (8 / bits)],
+    rows(from, to, previous) {
+      const rows = sliceRows(codes, from, to);
+      const values = castAfter(rows, previous);
+      rows.dispose();
+      const own = (x: tf.Tensor) => (x.shape[0] === 1 ? x : tf.slice(x, [from, 0], [to - from, x.shape[1]!]));
+      return dequantizeWeight(values, bits, own(scale), zeroPoint && own(zeroPoint));
+    },
+  };
+}

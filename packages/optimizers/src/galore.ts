@@ -1,0 +1,152 @@
+import { attribute, compile, dtypes, matMul2d, operation, tf } from '@blockwise/tensorflow';
+import { adamSettings, adamStep, type AdamOptions } from './adamw.ts';
+import { didYouMean } from './near-match.ts';
+import type { OptimizerFactory } from './optimizer.ts';
+import { ParameterOptimizer, type StateSpec, type Update } from './parameter-optimizer.ts';
+import { shrink, weightDecayOf } from './weight-decay.ts';
+
+export const galoreProjTypes = ['std', 'reverse_std', 'left', 'right', 'full'] as const;
+export type GaloreProjType = (typeof galoreProjTypes)[number];
+
+/** Options of galore-torch's GaLoreAdamW; those of a projection default to the values of its readme, `eps` to 1e-6, `weightDecay` to 0. */
+export interface GaloreOptions extends AdamOptions {
+  /** Rank of the projected gradients; those with a smaller side keep that. Default 128. */
+  rank?: number;
+  /** Updates of a weight from one projection to the next; default 200. */
+  updateProjGap?: number;
+  /** Factor of the projected weights' updates; default 0.25. */
+  scale?: number;
+  /**
+   * The side of a gradient [m, n] that is projected to the rank: left makes it [r, n], right [m, r], full [r, r]. std (default) projects
+   * the smaller side, reverse_std the larger one. (With m >= n std is right, else left.)
+   */
+  projType?: GaloreProjType;
+  /** Whether moments are made smaller by the size of their gradients at first; default true. */
+  correctBias?: boolean;
+  /** Names of the weights that are projected where they are matrices; default those in a module with attn or mlp in its name. */
+  target?: (name: string) => boolean;
+}
+
+/**
+ * GaLore (arXiv 2403.03507, Algorithm 2) as galore-torch's AdamW computes it: with the first r singular vectors P of the gradient (left or
+ * right ones), taken anew every updateProjGap updates, R = P^T g; m, v are Adam's moments of R; N = m / (sqrt(v) + eps);
+ * p = p - lr sqrt(1 - beta2^t) / (1 - beta1^t) scale P N; then p = p - lr weightDecay p. Other parameters follow the same without P and
+ * scale. Moments keep their values when P changes.
+ *
+ * States of a target: exp_avg and exp_avg_sq of R's shape and `left` [m, r] or `right` [r, n]. A step takes one temporary of the weight's
+ * size. The sign of a singular vector is arbitrary and counts once the moments of the last projection meet the next one (the official code
+ * has LAPACK's): here each vector's entry of largest magnitude is positive.
+ * @throws UserError for options out of range.
+ */
+export function galore(options: GaloreOptions = {}): OptimizerFactory {
+  const { rank = 128, updateProjGap = 200, scale = 0.25, projType = 'std', correctBias = true } = options;
+  const { target = (name) => /attn|mlp/.test(name), eps: epsilon = 1e-6 } = options;
+  const own = Object.entries({ rank, updateProjGap })
+    .filter(([, value]) => !(Number.isSafeInteger(value) && value >= 1))
+    .map(([name, value]) => `${name} is ${value}, expected an integer of at least 1`);
+  if (!galoreProjTypes.includes(projType))
+    own.push(`projType is ${projType}${didYouMean(projType, galoreProjTypes)}: expected ${galoreProjTypes.join(', ')}`);
+  const settings = adamSettings('GaLore', { ...options, eps: epsilon }, 0, { scale }, own);
+  const { learningRate, betas, eps } = settings;
+  const isProjected = (name: string, shape: readonly number[]) => shape.length === 2 && target(name);
+  const plainStep = adamStep(betas, eps, 'hat');
+  const plain: readonly StateSpec[] = [{ name: 'exp_avg' }, { name: 'exp_avg_sq' }];
+  return (parameters, compat) => {
+    const decay = weightDecayOf(options, 0, compat);
+    const apply = (update: Update) => {
+      const { name, master, step } = update;
+      // Without bias correction a step is as the infinitely late one.
+      const corrected = correctBias ? step : Infinity;
+      if (isProjected(name, master.shape)) {
+        const sides = sidesOf(projType, master.shape);
+        if ((step - 1) % updateProjGap === 0) renewProjection(update, sides);
+        projectedStep({ ...update, step: corrected }, sides, { betas, eps, scale });
+      } else plainStep({ ...update, step: corrected }, update.gradient);
+      const factor = update.learningRate * decay(name);
+      if (factor !== 0) shrink(master, update.scalar('decay', factor));
+    };
+    const states = ({ name, shape }: { name: string; shape: readonly number[] }) =>
+      isProjected(name, shape) ? projectedStates(shape, rank, sidesOf(projType, shape)) : plain;
+    return new ParameterOptimizer(parameters, { learningRate, states, apply }, options);
+  };
+}
+
+type Sides = 'left' | 'right' | 'full';
+
+function sidesOf(projType: GaloreProjType, [rows, columns]: readonly number[]): Sides {
+  if (projType === 'std') return rows >= columns ? 'right' : 'left';
+  if (projType === 'reverse_std') return rows >= columns ? 'left' : 'right';
+  return projType;
+}
+
+function projectedStates([rows, columns]: readonly number[], rank: number, sides: Sides): StateSpec[] {
+  const r = Math.min(rank, rows, columns);
+  const shape = [sides === 'right' ? rows : r, sides === 'left' ? columns : r];
+  return [
+    { name: 'exp_avg', shape },
+    { name: 'exp_avg_sq', shape },
+    ...(sides === 'right' ? [] : [{ name: 'left', shape: [rows, r] }]),
+    ...(sides === 'left' ? [] : [{ name: 'right', shape: [r, columns] }]),
+  ];
+}
+
+/** Sets the projections to the gradient's first singular vectors. */
+function renewProjection({ gradient, states }: Update, sides: Sides): void {
+  const attributes = [
+    attribute.bool('compute_uv', true),
+    attribute.bool('full_matrices', false),
+    attribute.type('T', dtypes.float32.code),
+  ];
+  const projections = states.slice(2);
+  tf.tidy(() => {
+    const [, u, v] = operation('Svd', attributes, [gradient]) as tf.Tensor2D[];
+    if (sides !== 'right') projections[0].assign(firstVectors(u, projections[0].shape[1]));
+    if (sides !== 'left') projections.at(-1)!.assign(tf.transpose(firstVectors(v, projections.at(-1)!.shape[0])));
+  });
+}
+
+/** The first `rank` columns of `vectors` [N, k], each with the sign that makes its entry of largest magnitude positive. */
+function firstVectors(vectors: tf.Tensor2D, rank: number): tf.Tensor2D {
+  const first = tf.slice(vectors, [0, 0], [-1, rank]);
+  return tf.mul(first, tf.where(tf.greaterEqual(tf.max(first, 0), tf.neg(tf.min(first, 0))), 1, -1));
+}
+
+/** One update of the moments in the projected space, and of the master by them. */
+function projectedStep(
+  { master, states, gradient, learningRate, step, scalar }: Update,
+  sides: Sides,
+  { betas: [beta1, beta2], eps, scale }: { betas: readonly [number, number]; eps: number; scale: number },
+): void {
+  const stepSize = (learningRate * Math.sqrt(1 - beta2 ** step)) / (1 - beta1 ** step);
+  const values = states.map((state) => state.read());
+  const [change, ...moments] = changes[sides](
+    ...[gradient, ...values],
+    ...[scalar('beta1', beta1), scalar('fresh1', 1 - beta1), scalar('beta2', beta2), scalar('fresh2', 1 - beta2)],
+    ...[scalar('eps', eps), scalar('scaledStep', stepSize * scale)],
+  );
+  tf.dispose(values);
+  moments.forEach((moment, i) => states[i].assign(moment));
+  master.subtract(change);
+  tf.dispose([change, ...moments]);
+}
+
+/** (g, m, v, projections, beta1, 1 - beta1, beta2, 1 - beta2, eps, step size) -> what to subtract from the weight, new m, new v. */
+const change = (sides: Sides) =>
+  compile(`galore_${sides}`, (...inputs) => {
+    const [gradient, m, v, ...others] = inputs as tf.Tensor2D[];
+    const left = sides === 'right' ? undefined : others.shift();
+    const right = sides === 'left' ? undefined : others.shift();
+    const [beta1, fresh1, beta2, fresh2, eps, stepSize] = others as tf.Tensor[];
+    const narrow = left ? matMul2d(left, gradient, true) : gradient;
+    const projected = right ? matMul2d(narrow, right, false, true) : narrow;
+    const newM = tf.add(tf.mul(m, beta1), tf.mul(projected, fresh1));
+    const newV = tf.add(tf.mul(v, beta2), tf.mul(tf.square(projected), fresh2));
+    const normalised = tf.mul(tf.div(newM, tf.add(tf.sqrt(newV), eps)), stepSize);
+    const wide = left ? matMul2d(left, normalised) : normalised;
+    return [right ? matMul2d(wide, right) : wide, newM, newV];
+  });
+const changes: Record<Sides, ReturnType<typeof change>> = {
+  left: change('left'),
+  right: change('right'),
+  full: change('full'),
+};

@@ -1,0 +1,21 @@
+import { readFileSync, realpathSync } from 'node:fs';
+import process from 'node:process';
+import { libc } from './library.ts';
+
+const MADV_DONTNEED = 4;
+
+/**
+ * Gives back what loading touched of the libraries and running does not need: relocation tables, symbols, the code that registers kernels
+ * (230 MB of resident memory). Only code, and the first segment of each file: the linker writes to neither, so what is used again comes
+ * back from the page cache. Nothing on systems other than Linux.
+ */
+export function dropCleanLibraryPages(paths: readonly string[]): void {
+  if (process.platform !== 'linux') return;
+  const libraries = new Set(paths.map((path) => realpathSync(path)));
+  for (const line of readFileSync('/proc/self/maps', 'latin1').split('\n')) {
+    const match = /^([0-9a-f]+)-([0-9a-f]+) (r-xp \S+|r--p 0+) \S+ \d+\s+(\/.*)/.exec(line);
+    if (!match || !libraries.has(match[4])) continue;
+    const [from, to] = [parseInt(match[1], 16), parseInt(match[2], 16)];
+    libc.madvise(from, to - from, MADV_DONTNEED);
+  }
+}

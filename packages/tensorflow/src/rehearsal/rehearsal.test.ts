@@ -1,0 +1,142 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { compile } from '../compile.ts';
+import { initTensorFlow, liveTensors } from '../init.ts';
+import { matMul2d } from '../operations.ts';
+import { Variable } from '../variable.ts';
+import { MemoryPool } from './memory-pool.ts';
+import { rehearse } from './rehearsal.ts';
+
+const MiB = 2 ** 20;
+
+/** A pool with one free region, all of it written. */
+function withRegion(bytes: number): MemoryPool {
+  const pool = new MemoryPool();
+  pool.release(pool.allocate(bytes));
+  return pool;
+}
+
+describe('MemoryPool, by the rules of bfc_allocator.cc', () => {
+  it('keeps what was written resident after it is freed, and uses it again', () => {
+    const pool = new MemoryPool();
+    const first = pool.allocate(10 * MiB);
+    expect(pool.resident).toBe(10 * MiB);
+    pool.release(first);
+    pool.allocate(6 * MiB);
+    expect(pool.resident).toBe(10 * MiB);
+  });
+
+  it('puts two halves together again when both are free', () => {
+    const pool = withRegion(8 * MiB);
+    const halves = [pool.allocate(4 * MiB), pool.allocate(4 * MiB)];
+    halves.forEach((half) => pool.release(half));
+    pool.allocate(8 * MiB);
+    expect(pool.resident).toBe(8 * MiB);
+  });
+
+  it('cannot use two free stretches with a used one between them for what neither holds', () => {
+    const pool = withRegion(8 * MiB);
+    const [a, , c] = [pool.allocate(3 * MiB), pool.allocate(MiB), pool.allocate(4 * MiB)];
+    pool.release(a);
+    pool.release(c);
+    pool.allocate(7 * MiB); // 3 and 4 MiB are free, apart: it lies in a new region
+    expect(pool.resident).toBe((8 + 7) * MiB);
+  });
+
+  it('gives a chunk less than twice the size whole, whose rest stays unwritten', () => {
+    const pool = new MemoryPool();
+    pool.allocate(1.5 * MiB); // of a first region of 2 MiB: not split
+    pool.allocate(0.4 * MiB);
+    expect(pool.resident).toBe(Math.ceil((1.9 * MiB) / 4096) * 4096);
+  });
+
+  it('counts small allocations by their most', () => {
+    const pool = new MemoryPool();
+    const one = pool.allocate(1000);
+    pool.release(one);
+    pool.allocate(400);
+    expect(pool.resident).toBe(1000);
+  });
+});
+
+describe('rehearse', () => {
+  beforeAll(() => initTensorFlow());
+
+  /** Bytes resident after `body`. */
+  const bytesOf = (body: () => void | Promise<void>) =>
+    rehearse(async (memory) => {
+      await body();
+      return memory().resident;
+    });
+
+  it('yields results of the right shapes and zeros, and takes no handles along', async () => {
+    const before = liveTensors();
+    await rehearse(async () => {
+      const a = tf.fill([300, 200], 2);
+      const y = matMul2d(a, a, false, true);
+      expect(y.shape).toEqual([300, 300]);
+      expect([...(await y.data()).subarray(0, 2)]).toEqual([0, 0]);
+      tf.dispose([a, y]);
+    });
+    expect(liveTensors()).toBe(before);
+  });
+
+  it('counts what operations allocate: a result beside its input', async () => {
+    const bytes = await bytesOf(() => {
+      const a = tf.fill([1024, 1024], 1);
+      const b = tf.sqrt(a);
+      tf.dispose([a, b]);
+    });
+    expect(bytes).toBe(8 * MiB);
+  });
+
+  it('takes the place of a dead input in a compiled function, not of one that is still needed', async () => {
+    const chain = compile('chain', (x) => [tf.neg(tf.exp(tf.sqrt(x as tf.Tensor)))]);
+    const branch = compile('branch', (x) => {
+      const root = tf.sqrt(x as tf.Tensor);
+      return [tf.matMul(tf.exp(root) as tf.Tensor2D, root as tf.Tensor2D)];
+    });
+    for (const [fn, tensors] of [
+      [chain, 2],
+      [branch, 4],
+    ] as const) {
+      const bytes = await bytesOf(async () => {
+        const x = tf.fill([1024, 1024], 1);
+        const [y] = await fn.async(x);
+        tf.dispose([x, y]);
+        fn.dispose();
+      });
+      expect(bytes).toBe(tensors * 4 * MiB);
+    }
+  });
+
+  it('updates variables in place, and copies where somebody reads', async () => {
+    const update = (reading: boolean) =>
+      bytesOf(() => {
+        const start = tf.fill([1024, 1024], 1);
+        const variable = new Variable(start);
+        start.dispose();
+        const read = reading ? variable.read() : undefined;
+        const delta = tf.fill([1024, 1024], 1);
+        variable.subtract(delta);
+        delta.dispose();
+        read?.dispose();
+        variable.dispose();
+      });
+    expect(await update(false)).toBe(8 * MiB);
+    expect(await update(true)).toBe(12 * MiB);
+  });
+
+  it('leaves compiled functions to be traced anew where they are really called', async () => {
+    const twice = compile('twice', (x) => [tf.add(x as tf.Tensor, x as tf.Tensor)]);
+    await bytesOf(() => {
+      const x = tf.fill([600, 600], 3);
+      tf.dispose([x, ...twice(x)]);
+    });
+    const x = tf.fill([600, 600], 3);
+    const [y] = twice(x);
+    expect((await y.data())[0]).toBe(6);
+    tf.dispose([x, y]);
+    twice.dispose();
+  });
+});
