@@ -280,7 +280,7 @@ describe('a checkpoint that cannot be gone on from', () => {
 
   it('made with other settings: all differences', () =>
     resume(
-      /continues another run:\n.*per_device_train_batch_size was 2, now 4\n.*seed was 42, now 7.*switch_mode was "random", now "ascending".*learning_rate was 0\.002, now 0\.001/s,
+      /continues another run:\n.*switch_mode was "random", now "ascending"\n.*per_device_train_batch_size was 2, now 4\n.*seed was 42, now 7\n.*learning_rate was 0\.002, now 0\.001/s,
       checkpoint,
       ...words('--seed 7 --learning_rate 1e-3 --switch_mode ascending --per_device_train_batch_size 4'),
     ));

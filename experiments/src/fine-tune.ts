@@ -257,7 +257,7 @@ const indifferent: OptionName[] = [
   ...(['learningRate', 'lrSchedulerType', 'warmupRatio', 'warmupSteps', 'maxGradNorm', 'clipGradValue'] as const),
   ...(['doTrain', 'gradientAccumulationSteps', 'numTrainEpochs', 'maxSteps', 'valSize', 'evaluationStrategy'] as const),
   ...(['evalSteps', 'outputDir', 'overwriteOutputDir', 'resumeFromCheckpoint', 'saveSteps', 'loggingSteps'] as const),
-  ...(['reportTo', 'plotLoss', 'device'] as const),
+  ...(['reportTo', 'plotLoss', 'device', 'streamed'] as const),
 ];
 
 /** What a run must share with the one that it goes on from, for the result to be that of an uninterrupted one; names as they are typed. */
@@ -267,9 +267,9 @@ function fingerprintOf(
   chosen: ChosenOptimizer,
   settings: TrainOptions,
 ): Fingerprint {
-  const { saveSteps: _, keptBytes: __, ...steps } = settings;
   const decisive = (Object.keys(options) as OptionName[]).filter((name) => !indifferent.includes(name));
-  const named = { ...Object.fromEntries(decisive.map((name) => [name, options[name]])), ...steps };
+  const steps = Object.entries(settings).filter(([name]) => name !== 'saveSteps' && name !== 'keptBytes');
+  const named = { ...Object.fromEntries(decisive.map((name) => [name, options[name]])), ...Object.fromEntries(steps) };
   return {
     dataset_sha256: data.sha256,
     train_examples: data.train.length,

@@ -48,7 +48,8 @@ export const storageOf = ({ bf16, fp16 }: Options) => (fp16 ? 'float16' : bf16 ?
 export const openWhole: OpenModel = (options, folder, checkpoint) =>
   whole(openBase(options, checkpoint ?? folder), folder);
 
-const openBase = (options: Options, folder: string) => openLlama(folder, { dtype: storageOf(options) });
+const openBase = (options: Options, folder: string) =>
+  openLlama(folder, { dtype: storageOf(options), streamed: options.streamed });
 
 function whole(opened: OpenedLlama, source: string): TrainedModel {
   return {

@@ -59,6 +59,13 @@ describe('length of training', () => {
   });
 });
 
+it('streamed weights change no bit of the result', async () => {
+  const { losses, weights, record } = await run('--streamed');
+  expect(record.config.streamed).toBe(true);
+  expect(losses).toEqual(plain.losses);
+  expect(weights).toEqual(plain.weights);
+});
+
 describe('the learning rate', () => {
   it.each([
     ['--lr_scheduler_type cosine', [1, 0.8536, 0.5, 0.1464]],

@@ -44,6 +44,12 @@ export const optionTable = {
     { default: true },
     'Keep weights at rest in bfloat16 (2 bytes a parameter); false keeps float32 (4 bytes). Computation and the active block are float32.',
   ),
+  streamed: option(
+    model,
+    flag,
+    { default: false },
+    'Read frozen weights from their file whenever they are used, and keep none in memory: for models near or above the size of memory. They have to be stored in the dtype that they are kept in.',
+  ),
   fp16: option(
     model,
     flag,

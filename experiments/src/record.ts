@@ -83,8 +83,7 @@ export function finishedRecord(
   const steadySeconds = steady.reduce((sum, step) => sum + step.seconds, 0);
   const rate = (count: 'tokens' | 'examples') =>
     steadySeconds > 0 ? steady.reduce((sum, step) => sum + step[count], 0) / steadySeconds : null;
-  const { anonymous: _, fileBacked: __, ...kinds } = planned;
-  const rounded = Object.fromEntries(Object.entries(kinds).map(([kind, bytes]) => [kind, Math.round(bytes)]));
+  const { parameters, gradients, optimizerStates, activations, workspace, peak } = planned;
   return {
     ...record,
     finishedAt: new Date().toISOString(),
@@ -106,7 +105,11 @@ export function finishedRecord(
     },
     timing: { total: seconds, ...result.timing, tokensPerSecond: rate('tokens'), examplesPerSecond: rate('examples') },
     memory: {
-      planned: rounded as unknown as NonNullable<RunRecord['memory']['planned']>,
+      planned: {
+        ...{ parameters: Math.round(parameters), gradients: Math.round(gradients) },
+        ...{ optimizerStates: Math.round(optimizerStates), activations: Math.round(activations) },
+        ...{ workspace: Math.round(workspace), peak: Math.round(peak) },
+      },
       measured: {
         parameters: storage - replaced + result.masterBytes,
         gradients: result.gradientBytes,

@@ -5,7 +5,7 @@
 import { createBatches, createRandom, type Example } from '@blockwise/loaders';
 import { openLlama } from '@blockwise/model-zoo';
 import { adamW, BlockOptimizer } from '@blockwise/optimizers';
-import { initTensorFlow, liveTensors, readMemory } from '@blockwise/tensorflow';
+import { describeEngine, initTensorFlow, liveTensors, readMemory } from '@blockwise/tensorflow';
 import { train } from '@blockwise/training';
 import process from 'node:process';
 import { embedded } from '../embedded.ts';
@@ -76,6 +76,7 @@ writeBenchmark({
     `Compiled functions: ${compiledVariants} variants, ${round(timing.compile)} s in all. Resident is VmRSS after each step.`,
   ],
   measurements: { resident, tensors, seconds: steps.map((step) => step.seconds) },
+  versions: { tensorflow: describeEngine().tensorflow },
 });
 optimizer.dispose();
 model.dispose();

@@ -44,7 +44,9 @@ export async function benchLargeModel({
   lengths: wholeLengths,
 }: LargeModel): Promise<void> {
   const config = tiny ? tinyConfig : whole;
-  const lengths = tiny ? [32] : wholeLengths;
+  // Words choose some of the lengths.
+  const chosen = wholeLengths.filter((length) => process.argv.length < 3 || process.argv.includes(String(length)));
+  const lengths = tiny ? [32] : chosen;
   const { folder, remove } = weightsFolder(name, config);
   try {
     const runs: Run[] = [];
@@ -77,8 +79,8 @@ function jobOf(config: LlamaConfig, length: number, weights: TrainJob['weights']
   const batch = () => randomBatch(config.vocab_size, 1, length, random);
   const rounds = Array.from({ length: length > 128 ? 3 : 5 }, () => [batch()]);
   const block = Math.min(16, config.num_hidden_layers - 1);
-  // Two steps of warm-up: the first one fills the page cache and makes Adam's states.
-  return { config, hf: llamaConfigJson(config), weights, dtype: 'bfloat16', block, warmUp: [batch(), batch()], rounds };
+  // The first step fills the page cache and makes Adam's states.
+  return { config, hf: llamaConfigJson(config), weights, dtype: 'bfloat16', block, warmUp: [batch()], rounds };
 }
 
 async function run(way: string, job: TrainJob, prefix: readonly string[] = []): Promise<Run> {
@@ -143,7 +145,7 @@ function report(
     },
     rows,
     notes: [
-      `${gigabytes(parameterCount(config).total)} billion parameters, random, bfloat16 at rest; BAdam with AdamW, block ${Math.min(16, config.num_hidden_layers - 1)}, every position predicted; each row a process of its own, two steps of warm-up.`,
+      `${gigabytes(parameterCount(config).total)} billion parameters, random, bfloat16 at rest; BAdam with AdamW, block ${Math.min(16, config.num_hidden_layers - 1)}, every position predicted; each row a process of its own, one step of warm-up.`,
       'Resident is VmHWM; anonymous is the highest of samples of RssAnon every 20 ms. Weights are mapped files. Resident: all their pages stay. Streamed: pages are dropped after each use and read again from the page cache, or the disk. GB are 1e9 bytes.',
       `The limit of ${limitGB} GB was ${limited.how}; ${limited.run ? 'the run completed' : 'the run did not complete'}. secondsPerStep is the streamed median with a warm page cache.`,
     ],

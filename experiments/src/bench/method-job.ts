@@ -14,7 +14,7 @@ const [rows, length] = tiny ? [2, 32] : [4, 256];
 export const batchShape = { rows, length, tokens: rows * length };
 /** Rounds of one step that count. */
 export const counted = tiny ? 2 : 5;
-const warmUp = 2;
+const warmUp = 1;
 
 /** Steps of a method at the 110M shape, on weights of a folder. */
 export function methodJob(method: Partial<Options>, folder: string, random: Random): TrainJob {

@@ -1,7 +1,7 @@
-"""PyTorch's side of bench-methods, in a process of its own: method_worker.py <job.json> lora|lomo|adalomo|galore|sparse.
+"""PyTorch's side of bench-methods, in a process of its own: method_worker.py <job.json> lora|lomo|adalomo|galore|sparse checkpointing|fastest.
 
-Each method as its package's readme uses it, in float32, PyTorch's fastest dtype on a CPU, with nothing recomputed and nothing clipped. See
-train-job.ts for what comes in and goes out.
+Each method as its package's readme uses it, in float32, PyTorch's fastest dtype on a CPU, with nothing clipped; with gradient checkpointing,
+as in BAdam's paper (appendix B) for all methods, or with nothing recomputed. See train-job.ts for what comes in and goes out.
 """
 
 import json
@@ -102,7 +102,7 @@ METHODS = {"lora": lora, "lomo": lomo, "adalomo": adalomo, "galore": galore, "sp
 PACKAGES = ["torch", "transformers", "peft", "lomo-optim", "galore-torch", "badam"]
 
 
-def main(path, method):
+def main(path, method, way):
     with open(path) as file:
         job = json.load(file)
     base = memory("VmRSS")
@@ -111,6 +111,8 @@ def main(path, method):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     model.config.use_cache = False
     model.train()
+    if way == "checkpointing":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     step = METHODS[method](model, job["method"])
     load_seconds = time.perf_counter() - begin
 

@@ -11,6 +11,7 @@ import process from 'node:process';
 import { createInterface } from 'node:readline';
 import { methods } from '../methods.ts';
 import { resolveOptions, type Options } from '../options.ts';
+import { stepOptions } from '../plan-run.ts';
 import { reportMark, type JobBatch, type Ready, type Round, type TrainJob } from './train-job.ts';
 
 const learningRate = 1e-5;
@@ -30,15 +31,22 @@ function createOptimizer(model: Llama, block: number | null): Optimizer {
   return new BlockOptimizer(adamW({ learningRate }), parameters, fixed);
 }
 
+interface Opened {
+  model: Llama;
+  optimizer: Optimizer;
+  keptBytes?: number;
+}
+
 /** The model and the optimizer of one of alpaca-llama's methods. */
-function openMethod(given: Partial<Options>, folder: string): { model: Llama; optimizer: Optimizer } {
+function openMethod(given: Partial<Options>, folder: string): Opened {
   const options = resolveOptions({ modelNameOrPath: folder, ...given });
   const method = methods[options.finetuningType];
   const opened = method.open(options, folder);
-  return { model: opened.model, ...method.optimizer(options, opened, 1) };
+  const { optimizer } = method.optimizer(options, opened, 1);
+  return { model: opened.model, optimizer, keptBytes: stepOptions(options).keptBytes };
 }
 
-function openJob(job: TrainJob): { model: Llama; optimizer: Optimizer } {
+function openJob(job: TrainJob): Opened {
   if (job.method && 'folder' in job.weights) return openMethod(job.method, job.weights.folder);
   const model = load(job);
   return { model, optimizer: createOptimizer(model, job.block) };
@@ -69,9 +77,9 @@ if (job.peakFromLoading) resetPeakMemory();
 const meter = new MemoryMeter();
 const { resident: baseBytes, anonymous: baseAnonymous = NaN } = readMemory();
 const begin = performance.now();
-const { model, optimizer } = openJob(job);
+const { model, optimizer, keptBytes } = openJob(job);
 const loadSeconds = (performance.now() - begin) / 1000;
-const walk = new StageWalk(model);
+const walk = new StageWalk(model, { keptBytes });
 const step = (batch: JobBatch) => trainStep(model, walk, optimizer, batch);
 
 const firstBegin = performance.now();

@@ -137,15 +137,15 @@ describe.each(Object.entries(optimizers))('%s', (name, make) => {
     parameters.forEach((parameter) => parameter.dispose());
   });
 
-  test('300 steps leave no tensor behind and hold the memory that memory() tells', () => {
+  test('80 steps leave no tensor behind and hold the memory that memory() tells', () => {
     const nothing = liveTensors();
     const jsNothing = tf.memory().numTensors;
     const parameters = smallParameters();
     const optimizer = make(parameters);
-    takeSteps(optimizer, 0, 100);
+    takeSteps(optimizer, 0, 20);
     const [live, js] = [liveTensors(), tf.memory().numTensors];
-    // 300 - 100 steps are a multiple of K: the same place in a block's turn.
-    takeSteps(optimizer, 100, 300);
+    // 80 - 20 steps are a multiple of K: the same place in a block's turn.
+    takeSteps(optimizer, 20, 80);
     expect([liveTensors(), tf.memory().numTensors]).toEqual([live, js]);
     const trained = parameters.filter((parameter) => parameter.master);
     // What is fused keeps no masters of 16-bit weights; BlockOptimizerRatio keeps those of its masked entries, not the parameters.

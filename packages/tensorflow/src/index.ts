@@ -32,6 +32,7 @@ export {
   toRaw,
   type AnyTensor,
   type Rounding,
+  type Streaming,
 } from './raw-tensor.ts';
 export { rehearse, type RehearsedMemory } from './rehearsal/rehearsal.ts';
 export { Variable, type AdamScalars } from './variable.ts';

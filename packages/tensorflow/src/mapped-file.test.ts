@@ -1,4 +1,4 @@
-import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, readdirSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
@@ -149,6 +149,37 @@ describe('a mapped file', () => {
     expect(readMemory().fileBacked! - before).toBeLessThan(10e6);
     parameter.dispose();
   });
+
+  test.skipIf(process.platform !== 'linux')(
+    'streamed, a weight that was trained goes to a nameless file, not to memory',
+    () => {
+      const path = join(folder, 'trained.bin');
+      writeFileSync(path, new Uint8Array(50e6));
+      const file = MappedFile.open(path);
+      const parameter = new Parameter('w', file.tensor(0, [25e6], 'bfloat16', { streamed: true }));
+      file.close();
+      parameter.activate();
+      const two = tf.fill([25e6], 2);
+      parameter.master!.assign(two);
+      two.dispose();
+      const temporary = () => readdirSync(tmpdir()).filter((name) => name.startsWith(`blockwise-${process.pid}-`));
+      parameter.deactivate();
+      expect(temporary()).toEqual([]);
+      const values = parameter.acquire();
+      expect(values).toMatchObject({ dtype: 'bfloat16', shape: [25e6] });
+      tf.tidy(() => {
+        expect(tf.min(cast(values)).dataSync()[0]).toBe(2);
+      });
+      const before = readMemory().fileBacked!;
+      parameter.release(values);
+      expect(before - readMemory().fileBacked!).toBeGreaterThan(40e6);
+      parameter.activate();
+      tf.tidy(() => {
+        expect(tf.max(parameter.master!.read()).dataSync()[0]).toBe(2);
+      });
+      parameter.dispose();
+    },
+  );
 
   test('that is empty or absent cannot be opened', () => {
     const empty = join(folder, 'empty.bin');

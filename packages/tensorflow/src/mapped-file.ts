@@ -1,4 +1,8 @@
-import { closeSync, fstatSync, openSync } from 'node:fs';
+import { randomUUID } from 'node:crypto';
+import { closeSync, fstatSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import process from 'node:process';
 import { dtypes, elementCount, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
 import { libc, type Pointer } from './library.ts';
@@ -55,7 +59,26 @@ export class MappedFile {
       this.tensors--;
       this.unmapIfUnused();
     };
-    return new RawTensor(handle, dtype, shape, onDispose, streamed ? () => this.drop(offset, bytes) : undefined);
+    const streaming = { afterUse: () => this.drop(offset, bytes), successor: MappedFile.spill };
+    return new RawTensor(handle, dtype, shape, onDispose, streamed ? streaming : undefined);
+  }
+
+  /**
+   * A streamed tensor over a file of its own with the values of `values`, which is disposed. The file is in the folder of temporary files
+   * (TMPDIR: let it be on a disk) and has no name, so it goes with the tensor, or the process.
+   */
+  static spill(this: void, values: RawTensor): RawTensor {
+    const path = join(tmpdir(), `blockwise-${process.pid}-${randomUUID()}`);
+    try {
+      writeFileSync(path, values.bytes(), { flag: 'wx', mode: 0o600 });
+      const file = MappedFile.open(path);
+      const tensor = file.tensor(0, values.shape, values.dtype, { streamed: true });
+      file.close();
+      values.dispose();
+      return tensor;
+    } finally {
+      rmSync(path, { force: true });
+    }
   }
 
   /** Tells the system that a part of the file will not be needed soon: its pages leave this process's resident memory. */

@@ -1,13 +1,15 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import { dtypes, elementCount, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
-import { cast, RawTensor, toRaw, type AnyTensor, type Rounding } from './raw-tensor.ts';
+import { cast, RawTensor, toRaw, type AnyTensor, type Rounding, type Streaming } from './raw-tensor.ts';
 import { Variable } from './variable.ts';
 
 /** A weight's life: at rest in its storage dtype while frozen, a float32 master variable while it is trained. */
 export class Parameter {
   private stored: RawTensor | undefined;
   private variable: Variable | undefined;
+  /** Of the stored values that the master came from: a streamed weight goes back to a file. */
+  private streaming: Streaming | undefined;
 
   /** Takes over `stored`. `name` is the weight's Hugging Face name. */
   constructor(
@@ -47,7 +49,7 @@ export class Parameter {
   /** Ends the use of what acquire() returned. */
   release(values: AnyTensor): void {
     if (values !== this.stored) values.dispose();
-    else this.stored.afterUse?.();
+    else this.stored.streaming?.afterUse();
   }
 
   /** Makes the float32 master from the stored values, which are freed: full precision from here on. Nothing where it exists. */
@@ -56,7 +58,8 @@ export class Parameter {
     const values = cast(this.stored!);
     this.variable = new Variable(values);
     values.dispose();
-    this.stored!.afterUse?.();
+    this.streaming = this.stored!.streaming;
+    this.streaming?.afterUse();
     this.stored!.dispose();
     this.stored = undefined;
   }
@@ -64,7 +67,8 @@ export class Parameter {
   /** Rounds the master to the storage dtype and frees it. Nothing where the parameter is at rest. */
   deactivate(rounding?: Rounding): void {
     if (!this.variable) return;
-    this.stored = this.toStorage(rounding);
+    const stored = this.toStorage(rounding);
+    this.stored = this.streaming?.successor(stored) ?? stored;
     this.variable.dispose();
     this.variable = undefined;
   }

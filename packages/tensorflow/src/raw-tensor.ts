@@ -5,6 +5,14 @@ import { dtypeOfCode, dtypes, elementCount, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
 import { currentRuntime, type Value } from './runtime.ts';
 
+/** What is done for a weight that is to take no memory between its uses. */
+export interface Streaming {
+  /** A use is over: its pages may leave memory. */
+  afterUse(): void;
+  /** A streamed tensor with the values of one that comes in its place; consumes that. */
+  successor(values: RawTensor): RawTensor;
+}
+
 /**
  * A tensor of any dtype outside TensorFlow.js's bookkeeping: weights at rest, in 16 bit or less, perhaps over a mapped file.
  * Owned by who made it; `dispose()` frees it. tf.tidy() does not see it.
@@ -18,8 +26,7 @@ export class RawTensor {
     readonly dtype: DType,
     readonly shape: readonly number[],
     private readonly onDispose?: () => void,
-    /** What its owner does when a use is over: a streamed weight's pages leave memory. */
-    readonly afterUse?: () => void,
+    readonly streaming?: Streaming,
   ) {
     this.handle = handle;
   }
