@@ -1,6 +1,6 @@
 /**
  * BAdam here against the official package in PyTorch, and against PyTorch at its fastest: seconds of one training step and peak resident
- * memory, the sides alternating, each in a process of its own. `npx nx run experiments:bench-official` (half an hour, most of it the official bfloat16 side where there are no instructions for it).
+ * memory, the sides alternating, each in a process of its own. `npx nx run experiments:bench-official [-- m110 b1_1 endToEnd]` (half an hour, most of it the official bfloat16 side where there are no instructions for it).
  */
 import {
   createBatches,
@@ -23,7 +23,7 @@ import { benchPython } from './python-environment.ts';
 import { tiny, tinyConfig } from './tiny.ts';
 import { jobBatch, paddedBatch, randomBatch, writeJob, type JobBatch, type TrainJob } from './train-job.ts';
 import { startTraining, startWorker, type Worker } from './worker.ts';
-import { gigabytes, round, writeBenchmark } from './write-benchmark.ts';
+import { gigabytes, lastBenchmark, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
 const counted = 5;
@@ -151,7 +151,7 @@ async function compareEndToEnd(python: string, config: LlamaConfig) {
   const rate = (side: Side) => round(roundExamples / side.seconds.median);
   const task = `end to end, ${roundExamples} examples, ${batchSize} a step`;
   const table = sides.map((side) => rowOf(task, side, best, rate(side), 'examples/s'));
-  return { sides, table, speedup: round(speedup(best, sides[0]).ofMedians), packedRows };
+  return { sides, table, figures: round(speedup(best, sides[0]).ofMedians) };
 }
 
 function sample<T>(items: readonly T[], count: number, random: Random): T[] {
@@ -185,16 +185,33 @@ function randomOrder(examples: readonly Example[], padId: number): Job {
 }
 
 const python = benchPython(note);
-const m110 = await compareShape(python, 'm110', tiny ? tinyConfig : llama_110m, 4, tiny ? 32 : 256);
-const b1_1 = await compareShape(python, 'b1_1', tiny ? tinyConfig : llama_1_1b, 2, tiny ? 32 : 256);
-const endToEnd = await compareEndToEnd(python, tiny ? tinyConfig : llama_110m);
+type Part = Omit<Awaited<ReturnType<typeof compareShape>>, 'figures'> & { figures: unknown };
+const last = lastBenchmark('bench-official');
+
+/** A part of the benchmark: run, or, where words name other parts, as the last run on this machine left it. */
+async function part(name: 'm110' | 'b1_1' | 'endToEnd', task: string, run: () => Promise<Part | undefined>) {
+  if (process.argv.length < 3 || process.argv.includes(name)) return run();
+  const sides = last?.measurements[name] as Side[] | null | undefined;
+  const figures = last?.figures[name === 'endToEnd' ? 'endToEndSpeedup' : name];
+  return sides && { sides, table: last!.rows.filter((row) => String(row.task).startsWith(task)), figures };
+}
+
+const [m110Config, b1_1Config] = tiny ? [tinyConfig, tinyConfig] : [llama_110m, llama_1_1b];
+const m110 = await part('m110', 'm110,', () => compareShape(python, 'm110', m110Config, 4, tiny ? 32 : 256));
+const b1_1 = await part('b1_1', 'b1_1,', () => compareShape(python, 'b1_1', b1_1Config, 2, tiny ? 32 : 256));
+const endToEnd = await part('endToEnd', 'end to end', () => compareEndToEnd(python, m110Config));
+const parts = [m110, b1_1, endToEnd].filter((one) => one != null);
 
 writeBenchmark({
   name: 'bench-official',
   title: 'BAdam: Blockwise against the official package and against PyTorch at its fastest',
   seed,
-  figures: { m110: m110.figures, b1_1: b1_1.figures, endToEndSpeedup: endToEnd?.speedup ?? null },
-  rows: [...m110.table, ...b1_1.table, ...(endToEnd?.table ?? [])],
+  figures: {
+    m110: m110?.figures ?? null,
+    b1_1: b1_1?.figures ?? null,
+    endToEndSpeedup: endToEnd?.figures ?? null,
+  },
+  rows: parts.flatMap(({ table }) => table),
   notes: [
     `${counted} counted rounds after warm-up (a step; end to end: each shape once), the sides taking turns on the same batches; AdamW, ` +
       'active block 6, every position predicted, random weights and tokens, default threads.',
@@ -205,9 +222,9 @@ writeBenchmark({
     'Peaks are VmHWM over the whole process, loading and warm-up included; compile time is in the JSON and in no round.',
     endToEnd
       ? `End to end: one epoch a round over the same ${roundExamples} examples of Alpaca-GPT4 (cutoff ${cutoffLen}), answers predicted, m110. float32: the official package, ` +
-        `random order, padded to the longest of each ${batchSize}. packing: ${endToEnd.packedRows} rows of ${cutoffLen} a step. The faster of the two ways counts.`
+        `random order, padded to the longest of each ${batchSize}. packing: rows of ${cutoffLen}, as many a step as hold ${batchSize} examples. The faster of the two ways counts.`
       : 'End to end: not measured, its data are not on this machine.',
   ],
-  measurements: { m110: m110.sides, b1_1: b1_1.sides, endToEnd: endToEnd?.sides ?? null },
-  versions: { ...m110.sides[1].versions, ...m110.sides[0].versions },
+  measurements: { m110: m110?.sides ?? null, b1_1: b1_1?.sides ?? null, endToEnd: endToEnd?.sides ?? null },
+  versions: Object.assign({}, ...parts.flatMap(({ sides }) => sides.map(({ versions }) => versions))),
 });

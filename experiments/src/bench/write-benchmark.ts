@@ -1,6 +1,7 @@
-import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import process from 'node:process';
+import { isDeepStrictEqual } from 'node:util';
 import { repository } from '../embedded.ts';
 import { describeMachine, gitCommit, packageVersions } from '../machine.ts';
 import { tiny } from './tiny.ts';
@@ -41,6 +42,18 @@ export function writeBenchmark(result: BenchmarkResult): void {
   writeWhole(join(folder, `${result.name}.md`), markdown(record));
   process.stderr.write(`written to ${join(folder, result.name)}.md and .json\n`);
   process.stdout.write(`${JSON.stringify(result.figures)}\n`);
+}
+
+/** The figures, rows and measurements that the last run of a benchmark left; undefined where there are none, or of another machine. */
+export function lastBenchmark(name: string) {
+  const path = join(repository, 'results/benchmarks', tiny ? 'tiny' : '', `${name}.json`);
+  if (!existsSync(path)) return undefined;
+  const record = JSON.parse(readFileSync(path, 'utf8')) as Pick<BenchmarkResult, 'rows'> & {
+    machine: unknown;
+    figures: Record<string, unknown>;
+    measurements: Record<string, unknown>;
+  };
+  return isDeepStrictEqual(record.machine, JSON.parse(JSON.stringify(describeMachine()))) ? record : undefined;
 }
 
 type Record_ = Pick<BenchmarkResult, 'title' | 'rows' | 'notes' | 'seed'> & {
