@@ -1,3 +1,4 @@
+import { isAlive } from '@blockwise/loaders';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import process from 'node:process';
@@ -76,14 +77,5 @@ function takeLock(folder: string, lock: string): void {
           `(if that process is no run of ours, delete ${lock})`,
       );
     rmSync(lock, { force: true });
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
 }

@@ -4,6 +4,7 @@ import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { HubApiError } from '@huggingface/hub';
 import { UserError } from './user-error.ts';
+import { isAlive } from './is-alive.ts';
 
 /** One file of a hub repository: its size in bytes and the checksum that the hub lists for it. */
 export interface HubBlob {
@@ -126,15 +127,6 @@ async function sizeOf(path: string): Promise<number> {
     (found) => found.size,
     () => 0,
   );
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
 }
 
 /** The innermost reason: fetch says "fetch failed" and keeps the cause (refused, reset, unknown host) beneath. */

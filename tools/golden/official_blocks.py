@@ -2,7 +2,7 @@
 
 No model: 19 small parameters under Hugging Face names. Shows which are trained at each step, and all weights after it.
 
-Run: PYTHONPATH=tools/golden python packages/optimizers/src/golden/official_blocks.py
+Run: python tools/golden/official_blocks.py
 """
 
 import base64
@@ -91,7 +91,7 @@ def main() -> None:
         cases.append({"name": name, "optimizer": optimizer, "options": options, "blockOptions": block_options, **record})
     write("optimizers", "official-blocks.json", {
         "description": "bfloat16 parameters after each step of the official badam package on given gradients, on CPU.",
-        "command": "PYTHONPATH=tools/golden python packages/optimizers/src/golden/official_blocks.py",
+        "command": "python tools/golden/official_blocks.py",
         "versions": versions("badam"),
         "names": NAMES,
         "shape": SHAPE,
