@@ -223,7 +223,7 @@ writeBenchmark({
     endToEnd
       ? `End to end: one epoch a round over the same ${roundExamples} examples of Alpaca-GPT4 (cutoff ${cutoffLen}), answers predicted, m110. float32: the official package, ` +
         `random order, padded to the longest of each ${batchSize}. packing: rows of ${cutoffLen}, as many a step as hold ${batchSize} examples. The faster of the two ways counts.`
-      : 'End to end: not measured, its data are not on this machine.',
+      : 'End to end: not measured in this run (its data are not on this machine, or words chose other parts).',
   ],
   measurements: { m110: m110?.sides ?? null, b1_1: b1_1?.sides ?? null, endToEnd: endToEnd?.sides ?? null },
   versions: Object.assign({}, ...parts.flatMap(({ sides }) => sides.map(({ versions }) => versions))),
