@@ -15,6 +15,8 @@ export default defineConfig({
     // libtensorflow is loaded once per process and cannot be shared by worker threads.
     pool: 'forks',
     maxWorkers: 2,
+    // Two workers on two cores: TensorFlow's threads of one would wait for those of the other.
+    env: { TF_NUM_INTRAOP_THREADS: '1' },
     testTimeout: 120_000,
     // .ci/run counts from this file.
     reporters: process.env.BLOCKWISE_TEST_REPORT

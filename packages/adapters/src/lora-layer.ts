@@ -1,5 +1,5 @@
-import { linear, type LinearLayer } from '@blockwise/model-zoo';
-import { attribute, dtypes, matMul2d, operation, tf } from '@blockwise/tensorflow';
+import { linear, unrecorded, type LinearLayer } from '@blockwise/model-zoo';
+import { attribute, dtypes, operation, tf } from '@blockwise/tensorflow';
 
 /** What an adapter's input goes through in training: `name` is the module's in its stage. */
 export type Drop = (name: string, x: tf.Tensor2D) => tf.Tensor2D;
@@ -16,25 +16,9 @@ export function loraLinear(base: LinearLayer, scaling: number, drop: Drop = (_, 
     if (!a) return base(name, x, weights);
     // Before the base's: the last product of a stage is not kept.
     const low = tf.mul(linear(drop(name, x), a), scaling) as tf.Tensor2D;
-    const update = product(low, weights[`${name}.lora_B.weight`]);
+    const update = unrecorded(() => linear(low, weights[`${name}.lora_B.weight`]));
     return tf.add(base(name, x, weights), update);
   };
-}
-
-/** x W^T, which the walk does not keep: float32 [N, r], [outputs, r] -> [N, outputs]. */
-function product(x: tf.Tensor, weight: tf.Tensor): tf.Tensor2D {
-  const multiply = tf.customGrad((...args) => {
-    const [x, weight, save] = args as unknown as [tf.Tensor, tf.Tensor, tf.GradSaveFunc];
-    save([x, weight]);
-    return {
-      value: matMul2d(x, weight, false, true),
-      gradFunc: (dy, saved) => {
-        const [x, weight] = saved as tf.Tensor[];
-        return [matMul2d(dy as tf.Tensor, weight), matMul2d(dy as tf.Tensor, x, true)];
-      },
-    };
-  });
-  return multiply(x, weight) as tf.Tensor2D;
 }
 
 const { float32, int32 } = dtypes;

@@ -46,6 +46,7 @@ export {
   rmsNorm,
   rotary,
   swiglu,
+  unrecorded,
   type FrozenWeight,
 } from './layers.ts';
 export { linearShapes } from './linear-shapes.ts';

@@ -57,7 +57,7 @@ interface Products {
 
 let products: Products | undefined;
 
-function withProducts<T>(own: Products, body: () => T): T {
+function withProducts<T>(own: Products | undefined, body: () => T): T {
   const outer = products;
   products = own;
   try {
@@ -81,6 +81,9 @@ export function recordProducts<T>(body: () => T): { value: T; products: tf.Tenso
 export function replayProducts<T>(values: tf.Tensor[], body: () => T): T {
   return withProducts({ replay: true, values, next: 0 }, body);
 }
+
+/** Runs `body` outside of any record: products that are cheaper to repeat in the second run than to keep. */
+export const unrecorded = <T>(body: () => T): T => withProducts(undefined, body);
 
 function productOf(compute: () => tf.Tensor): tf.Tensor {
   if (products?.replay && products.next < products.values.length) return tf.clone(products.values[products.next++]);

@@ -98,7 +98,7 @@ describe.each([
     async (length) => {
       const before = liveTensors();
       const model = tinyLlama(settings);
-      expect(await cacheError(model, randomIds(length + 6, 24), length)).toBeLessThan(2e-6);
+      expect(await cacheError(model, randomIds(length + 6, 24), length)).toBeLessThan(1e-5);
       model.dispose();
       expect(liveTensors()).toBe(before);
     },
@@ -106,7 +106,7 @@ describe.each([
 
   it('still does after it has grown, token by token', async () => {
     const model = tinyLlama(settings);
-    expect(await cacheError(model, randomIds(135, 24), 60)).toBeLessThan(2e-6);
+    expect(await cacheError(model, randomIds(135, 24), 60)).toBeLessThan(1e-5);
     model.dispose();
   });
 });
@@ -114,7 +114,7 @@ describe.each([
 describe('a decoder', () => {
   it.each(['bfloat16', 'float16'] as const)('computes with %s weights as the forward does', async (dtype) => {
     const model = tinyLlama({}, dtype);
-    expect(await cacheError(model, randomIds(12, 24), 7)).toBeLessThan(2e-6);
+    expect(await cacheError(model, randomIds(12, 24), 7)).toBeLessThan(1e-5);
     model.dispose();
   });
 
