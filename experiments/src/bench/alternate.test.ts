@@ -17,6 +17,7 @@ function fake(name: string, seconds: number[], calls: string[]): Worker {
       return Promise.resolve(round);
     },
     end: () => Promise.resolve(void calls.push(`${name} ends`)),
+    peakResident: () => 10 + next,
     kill: () => {},
   };
 }

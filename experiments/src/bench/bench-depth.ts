@@ -14,16 +14,16 @@ import { round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
 const rounds = tiny ? 3 : 7;
-/** Depth and proportions of Llama-2-7B, an eighth as wide; the vocabulary too, or the head would weigh more than it does there. */
+/** Depth and proportions of Llama-2-7B, a quarter as wide; the vocabulary too, or the head would weigh more than it does there. */
 const config: LlamaConfig = {
   ...llama_defaults,
-  vocab_size: 4000,
-  hidden_size: tiny ? 64 : 512,
-  intermediate_size: tiny ? 172 : 1376,
+  vocab_size: 8000,
+  hidden_size: tiny ? 64 : 1024,
+  intermediate_size: tiny ? 172 : 2752,
   num_hidden_layers: tiny ? 8 : 32,
   num_attention_heads: 8,
   num_key_value_heads: 8,
-  head_dim: tiny ? 8 : 64,
+  head_dim: tiny ? 8 : 128,
 };
 const [batchSize, length] = [2, tiny ? 32 : 256];
 

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import process from 'node:process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -11,6 +12,8 @@ export interface Worker {
   round(): Promise<Round>;
   /** Lets the process end and waits for it. */
   end(): Promise<void>;
+  /** Bytes it has held at most so far (VmHWM), also in the middle of a round. */
+  peakResident(): number;
   /** Ends it at once, in the middle of a round. */
   kill(): void;
 }
@@ -76,6 +79,8 @@ export async function startWorker(name: string, [program, ...words]: readonly st
       child.stdin.end();
       return ended;
     },
+    peakResident: () =>
+      1024 * Number(/^VmHWM:\s+(\d+) kB/m.exec(readFileSync(`/proc/${child.pid}/status`, 'utf8'))![1]),
     kill: () => void child.kill('SIGKILL'),
   };
 }

@@ -8,6 +8,7 @@ import {
   RawTensor,
   sliceRows,
   tf,
+  timesTransposed,
   type AnyTensor,
 } from '@blockwise/tensorflow';
 import { weightAtRest } from './stage-weights.ts';
@@ -124,10 +125,9 @@ const frozenHalf = (weight: RawTensor): FrozenWeight => ({
 
 /** x W^T with a frozen weight, a piece of its rows after the other. */
 function frozenProduct(x: tf.Tensor, weight: FrozenWeight): tf.Tensor {
+  const times = timesTransposed(x);
   let previous = x;
-  const parts = pieces(weight).map(([from, to]) => {
-    return (previous = matMul2d(x, weight.rows(from, to, previous), false, true));
-  });
+  const parts = pieces(weight).map(([from, to]) => (previous = times(weight.rows(from, to, previous))));
   return parts.length > 1 ? tf.concat(parts, 1) : parts[0];
 }
 
@@ -173,7 +173,7 @@ function trainedLinear(x: tf.Tensor, weight: tf.Tensor): tf.Tensor {
   const product = differentiable((save, x, weight) => {
     save([x, weight]);
     return {
-      value: productOf(() => matMul2d(x, weight, false, true)),
+      value: productOf(() => timesTransposed(x)(weight)),
       gradFunc: (dy, [x, weight]) => [matMul2d(dy, weight), weightGradient(dy, x)],
     };
   });
@@ -231,14 +231,15 @@ export function rmsNorm(x: tf.Tensor2D, weight: tf.Tensor, eps: number): tf.Tens
   return norm(x, weight) as tf.Tensor2D;
 }
 
-/** (x1, x2) -> (-x2, x1) over the two halves of the last axis, as transformers lays heads out. */
-function rotateHalf(x: tf.Tensor4D): tf.Tensor4D {
-  const [first, second] = tf.split(x, 2, 3) as tf.Tensor4D[];
-  return tf.concat([tf.neg(second), first], 3);
-}
+const halves = (x: tf.Tensor) => tf.split(x, 2, 3) as [tf.Tensor4D, tf.Tensor4D];
 
-const rotate = (x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor) =>
-  tf.add(tf.mul(x, cos), tf.mul(rotateHalf(x as tf.Tensor4D), sin));
+/** x cos + (-x2, x1) sin with x's halves x1 and x2 over the last axis, as transformers lays heads out; the sign is put on the small table. */
+function rotate(x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor): tf.Tensor {
+  const [x1, x2] = halves(x);
+  const [sin1, sin2] = halves(sin);
+  const signed = tf.concat([tf.neg(sin1), sin2], 3);
+  return tf.add(tf.mul(x, cos), tf.mul(tf.concat([x2, x1], 3), signed));
+}
 
 /**
  * Rotary position embedding (arXiv 2104.09864): each head turned by its position's angles. A rotation's gradient is the rotation back.

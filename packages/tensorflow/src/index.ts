@@ -14,7 +14,7 @@ export {
   type MemoryPeaks,
   type MemoryReading,
 } from './memory.ts';
-export { matMul2d, operation, sparseSoftmaxCrossEntropy } from './operations.ts';
+export { matMul2d, operation, sparseSoftmaxCrossEntropy, timesTransposed } from './operations.ts';
 export { Parameter } from './parameter.ts';
 export {
   provisionTensorFlow,
