@@ -1,35 +1,32 @@
 /**
  * The memory planner's peak against the measured one, case by case in processes of their own: `npx nx run experiments:bench-planner`, or some
- * cases alone: `... -- m110 b1_1`, which leaves the record as it is.
+ * cases alone: `... -- m110 b1_1`, which leaves the record as it is. The 7B and 8B shapes are planned where they are measured, in bench-7b and
+ * bench-8b: run those before, their records count here.
  */
 import { createRandom } from '@blockwise/loaders';
 import {
-  freshLlama,
-  llama2_7b,
-  llama3_8b,
   llama_110m,
   llama_1_1b,
   llama_defaults,
   llamaConfigJson,
-  openLlama,
-  saveHollowLlama,
   type LlamaConfig,
   type WeightDtype,
 } from '@blockwise/model-zoo';
-import { adamW, BlockOptimizer } from '@blockwise/optimizers';
 import { initTensorFlow } from '@blockwise/tensorflow';
-import { planMemory } from '@blockwise/training';
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
+import type { PlannedRun } from './large-model.ts';
+import { comparePeak, planJob, type PlannedPeak } from './plan-job.ts';
 import { tiny, tinyConfig } from './tiny.ts';
 import { randomBatch, writeJob, type TrainJob } from './train-job.ts';
 import { scriptCommand, startTraining } from './worker.ts';
-import { gigabytes, round, writeBenchmark } from './write-benchmark.ts';
+import { gigabytes, lastBenchmark, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
+const note = (line: string) => process.stderr.write(`${line}\n`);
 
 interface Case {
   name: string;
@@ -79,67 +76,72 @@ const cases: Case[] = tiny
       { name: 'm110, AdamW', config: llama_110m, dtype: 'float32', block: null, batchSize: 4, length: 256 },
       { name: 'm110, streamed', config: llama_110m, dtype: bf16, block: 6, batchSize: 4, length: 256, streamed: true },
       { name: 'b1_1', config: llama_1_1b, dtype: bf16, block: 6, batchSize: 2, length: 256 },
-      { name: '7b, 128 tokens', config: llama2_7b, dtype: bf16, block: 16, batchSize: 1, length: 128 },
-      { name: '7b, 728 tokens', config: llama2_7b, dtype: bf16, block: 16, batchSize: 1, length: 728 },
-      { name: '8b, 128 tokens', config: llama3_8b, dtype: bf16, block: 16, batchSize: 1, length: 128 },
-      { name: '7b, streamed', config: llama2_7b, dtype: bf16, block: 16, batchSize: 1, length: 128, streamed: true },
-      { name: '8b, streamed', config: llama3_8b, dtype: bf16, block: 16, batchSize: 1, length: 128, streamed: true },
     ];
 
-/** The case's own model and optimizer, rehearsed: as train-worker.ts makes them. */
-function plan({ config, dtype, block, batchSize, length, streamed }: Case, folder: string, baseBytes: number) {
-  const prepare = () => {
-    const model = streamed ? openLlama(folder, { dtype, streamed }).model : freshLlama(config, { seed, dtype });
-    const parameters = [...model.parameters.values()];
-    const fixed = { switchMode: 'fixed', startBlock: block ?? 0, switchBlockEvery: 1000 } as const;
-    const rule = adamW({ learningRate: 1e-5 });
-    return { model, optimizer: block === null ? rule(parameters) : new BlockOptimizer(rule, parameters, fixed) };
-  };
-  const options = { gradientAccumulationSteps: 1, maxGradNorm: 0 };
-  return planMemory({ prepare, options, batchSize, length, baseBytes, steps: 3 });
-}
-
-async function measure({ name, config, dtype, block, batchSize, length, streamed }: Case, folder: string) {
+function jobOf({ config, dtype, block, batchSize, length, streamed }: Case, folder: string): TrainJob {
   const random = createRandom(seed, length);
   const batch = () => randomBatch(config.vocab_size, batchSize, length, random);
   const hf = llamaConfigJson(config);
-  const rounds = [[batch()], [batch()], [batch()]];
   const weights = streamed ? { folder, streamed } : { seed };
-  const job: TrainJob = { config, hf, weights, dtype, block, peakFromLoading: true, warmUp: [batch()], rounds };
-  if (streamed) {
-    const [program, ...words] = scriptCommand('save-fresh.ts', writeJob({ ...job, weights: { seed } }), folder);
-    execFileSync(program, words, { stdio: ['ignore', 2, 2] });
-  }
+  const rounds = [[batch()], [batch()], [batch()]];
+  return { config, hf, weights, dtype, block, peakFromLoading: true, warmUp: [batch()], rounds };
+}
+
+async function measure(name: string, job: TrainJob) {
   const worker = await startTraining(name, job);
   let last = await worker.round();
-  for (let i = 1; i < rounds.length; i++) last = await worker.round();
+  for (let i = 1; i < job.rounds.length; i++) last = await worker.round();
   await worker.end();
   return { ready: worker.ready, last };
 }
 
-/** A case with its error: of the resident peak, or where weights are streamed, whose pages the system may drop, of the anonymous one. */
-async function run(one: Case) {
+/** What the tables show of a case, whoever measured it. */
+interface Result extends PlannedPeak {
+  name: string;
+  batchSize: number;
+  length: number;
+  dtype: string;
+  block: number | null;
+  mapped: boolean;
+}
+
+async function run(one: Case): Promise<Result & { versions: Record<string, string> }> {
   const folder = mkdtempSync(join(process.env.TMPDIR ?? tmpdir(), 'bench-planner-'));
   try {
-    if (one.streamed) await saveHollowLlama(folder, one.config, one.dtype);
-    const planned = await plan(one, folder, 0);
-    const { ready, last } = await measure(one, folder);
-    const peak = planned.peak + ready.baseBytes;
-    const anonymous = planned.anonymous + (ready.baseAnonymous ?? NaN);
-    const [expected, found] = one.streamed ? [anonymous, last.peakAnonymous ?? NaN] : [peak, last.peakResident];
-    const error = expected / found - 1;
-    process.stderr.write(`${one.name}: planned ${gigabytes(expected)} GB, measured ${gigabytes(found)} GB, ${(100 * error).toFixed(1)}%\n`); // prettier-ignore
-    return { ...one, planned, expected, found, error, ready, last };
+    const job = jobOf(one, folder);
+    if (one.streamed) {
+      const [program, ...words] = scriptCommand('save-fresh.ts', writeJob({ ...job, weights: { seed } }), folder);
+      execFileSync(program, words, { stdio: ['ignore', 2, 2] });
+    }
+    const planned = await planJob(job);
+    const { ready, last } = await measure(one.name, job);
+    const peak = comparePeak(job, planned, ready, last);
+    note(`${one.name}: planned ${gigabytes(peak.expected)} GB, measured ${gigabytes(peak.found)} GB, ${(100 * peak.error).toFixed(1)}%`); // prettier-ignore
+    const { name, batchSize, length, dtype, block } = one;
+    return { name, batchSize, length, dtype, block, mapped: one.streamed === true, ...peak, versions: ready.versions };
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
+/** The cases of bench-7b or bench-8b, as its last run on this machine planned and measured them. */
+function largeCases(name: 'bench-7b' | 'bench-8b'): Result[] {
+  const plans = lastBenchmark(name)?.measurements.plans as PlannedRun[] | undefined;
+  if (!plans) note(`${name} has not run on this machine: its cases are left out`);
+  return (plans ?? []).map(({ way, length, ...peak }) => ({
+    ...{ name: `${name.slice(6)}, ${way}`, batchSize: 1, length, dtype: bf16, block: 16, mapped: true, ...peak },
+  }));
+}
+
 /** Names given on the command line choose cases; without them all run. */
 const wanted = process.argv.slice(2).filter((word) => word !== '--');
 await initTensorFlow();
-const results = [];
-for (const one of cases) if (wanted.length === 0 || wanted.includes(one.name)) results.push(await run(one));
+const own = [];
+for (const one of cases) if (wanted.length === 0 || wanted.includes(one.name)) own.push(await run(one));
+const results: Result[] = [
+  ...own,
+  ...(wanted.length > 0 ? [] : [...largeCases('bench-7b'), ...largeCases('bench-8b')]),
+];
 
 const figures = { worstError: round(Math.max(...results.map(({ error }) => Math.abs(error)))) };
 const result = {
@@ -147,9 +149,9 @@ const result = {
   title: 'Peak memory: planned and measured',
   seed,
   figures,
-  rows: results.map(({ name, dtype, block, batchSize, length, streamed, planned, expected, found, error }) => ({
+  rows: results.map(({ name, dtype, block, batchSize, length, mapped, planned, expected, found, error }) => ({
     case: name,
-    'weights at rest': streamed ? `${dtype}, mapped` : dtype,
+    'weights at rest': mapped ? `${dtype}, mapped` : dtype,
     trained: block === null ? 'all, AdamW' : `block ${block}, BAdam`,
     tokens: `${batchSize} x ${length}`,
     'parameters GB': gigabytes(planned.parameters),
@@ -162,10 +164,11 @@ const result = {
     'error %': round(100 * error, 3),
   })),
   notes: [
-    'Measured: VmHWM, from the loading of the model on, of a process of its own that makes the model and takes four steps; mapped weights: the highest of samples of RssAnon every 20 ms, since their pages may be dropped. Planned: planMemory(), which rehearses the same steps without computing, beside what that process had before it made the model. Gradients are applied as they appear.',
+    'Measured: VmHWM, from the loading of the model on, of a process of its own that makes the model and takes four steps; streamed weights: the highest of samples of RssAnon every 20 ms, since their pages may be dropped. Planned: planMemory(), which rehearses the same steps without computing, beside what that process had before it made the model. Gradients are applied as they appear.',
+    'Streamed weights: the anonymous peak. 7b and 8b: as the last bench-7b and bench-8b on this machine planned and measured them.',
   ],
-  measurements: results.map(({ ready, last, ...rest }) => ({ ...rest, base: ready.baseBytes, measured: last })),
-  versions: results[0].ready.versions,
+  measurements: results,
+  versions: own[0].versions,
 };
 // The record is of all cases together.
 if (wanted.length > 0) process.stdout.write(`${JSON.stringify(figures)}\n`);

@@ -1,11 +1,13 @@
 import { createRandom } from '@blockwise/loaders';
 import { llamaConfigJson, parameterCount, type LlamaConfig } from '@blockwise/model-zoo';
+import { initTensorFlow } from '@blockwise/tensorflow';
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
 import { limitMemory } from './memory-limit.ts';
+import { comparePeak, planJob, type PlannedPeak } from './plan-job.ts';
 import { spread, type Spread } from './spread.ts';
 import { tiny, tinyConfig } from './tiny.ts';
 import { randomBatch, writeJob, type Ready, type Round, type TrainJob } from './train-job.ts';
@@ -25,12 +27,20 @@ export interface LargeModel {
   lengths: readonly number[];
 }
 
+/** What bench-planner takes from the record: every measured run but the one under a limit. */
+export interface PlannedRun extends PlannedPeak {
+  way: string;
+  length: number;
+}
+
 interface Run {
   way: string;
   length: number;
   ready: Ready;
   seconds: Spread;
   last: Round;
+  /** Of runs without a limit. */
+  plan?: PlannedPeak;
 }
 
 /**
@@ -49,9 +59,11 @@ export async function benchLargeModel({
   const lengths = tiny ? [32] : chosen;
   const { folder, remove } = weightsFolder(name, config);
   try {
+    await initTensorFlow();
     const runs: Run[] = [];
-    for (const length of lengths) runs.push(await run('resident', jobOf(config, length, { folder })));
-    for (const length of lengths) runs.push(await run('streamed', jobOf(config, length, { folder, streamed: true })));
+    for (const length of lengths) runs.push(await runPlanned('resident', jobOf(config, length, { folder })));
+    for (const length of lengths)
+      runs.push(await runPlanned('streamed', jobOf(config, length, { folder, streamed: true })));
     const limited = await runLimited(jobOf(config, lengths[0], { folder, streamed: true }));
     report(name, title, config, runs, limited);
   } finally {
@@ -100,6 +112,16 @@ async function run(way: string, job: TrainJob, prefix: readonly string[] = []): 
   return { way, length, ready: worker.ready, seconds, last: rounds[rounds.length - 1] };
 }
 
+async function runPlanned(way: string, job: TrainJob): Promise<Run> {
+  const planned = await planJob(job);
+  const measured = await run(way, job);
+  const plan = comparePeak(job, planned, measured.ready, measured.last);
+  note(
+    `  planned ${gigabytes(plan.expected)} GB, measured ${gigabytes(plan.found)} GB, ${(100 * plan.error).toFixed(1)}%`,
+  );
+  return { ...measured, plan };
+}
+
 /** The streamed run under the limit; `run` is undefined, and `failure` says why, where it does not complete. */
 async function runLimited(job: TrainJob): Promise<{ how: string; run?: Run; failure?: string }> {
   const { how, prefix, release } = limitMemory(limitGB * 1e9);
@@ -123,12 +145,14 @@ function report(
 ): void {
   const first = (way: string) => runs.find((run) => run.way === way)!;
   const [resident, streamed] = [first('resident'), first('streamed')];
-  const rows = [...runs, ...(limited.run ? [limited.run] : [])].map(({ way, length, ready, seconds, last }) => ({
+  const rows = [...runs, ...(limited.run ? [limited.run] : [])].map(({ way, length, ready, seconds, last, plan }) => ({
     weights: way,
     tokens: `1 x ${length}`,
     'peak resident GB': gigabytes(last.peakResident),
     'peak anonymous GB': gigabytes(last.peakAnonymous ?? NaN),
     'peak file-backed GB': gigabytes(last.peakFileBacked ?? NaN),
+    'planned peak GB': plan ? gigabytes(plan.expected) : null,
+    'error %': plan ? round(100 * plan.error, 3) : null,
     'seconds/step, median': round(seconds.median),
     'min - max': `${round(seconds.min)} - ${round(seconds.max)}`,
     'seconds to load': round(ready.loadSeconds, 3),
@@ -147,9 +171,14 @@ function report(
     notes: [
       `${gigabytes(parameterCount(config).total)} billion parameters, random, bfloat16 at rest; BAdam with AdamW, block ${Math.min(16, config.num_hidden_layers - 1)}, every position predicted; each row a process of its own, one step of warm-up.`,
       'Resident is VmHWM; anonymous is the highest of samples of RssAnon every 20 ms. Weights are mapped files. Resident: all their pages stay. Streamed: pages are dropped after each use and read again from the page cache, or the disk. GB are 1e9 bytes.',
+      'Planned: by planMemory(), before the run: the resident peak, and for streamed weights the anonymous one.',
       `The limit of ${limitGB} GB was ${limited.how}; ${limited.run ? 'the run completed' : 'the run did not complete'}. secondsPerStep is the streamed median with a warm page cache.`,
     ],
-    measurements: { runs, limited },
+    measurements: {
+      runs,
+      limited,
+      plans: runs.map(({ way, length, plan }): PlannedRun => ({ way, length, ...plan! })),
+    },
     versions: resident.ready.versions,
   });
 }

@@ -1,0 +1,40 @@
+import { freshLlama, openLlama } from '@blockwise/model-zoo';
+import { adamW, BlockOptimizer } from '@blockwise/optimizers';
+import { planMemory, type PlannedMemory } from '@blockwise/training';
+import type { Ready, Round, TrainJob } from './train-job.ts';
+
+/** A peak as planned and as measured. */
+export interface PlannedPeak {
+  planned: PlannedMemory;
+  /** Bytes: of the resident peak; where weights are streamed, whose pages the system may drop, of the anonymous one. */
+  expected: number;
+  found: number;
+  /** (expected - found) / found */
+  error: number;
+}
+
+/** The plan of a job of one step a round: its own model and optimizer, made as train-worker.ts makes them, rehearsed. Needs initTensorFlow(). */
+export function planJob({ config, weights, dtype, block, rounds }: TrainJob): Promise<PlannedMemory> {
+  const prepare = () => {
+    const model =
+      'folder' in weights
+        ? openLlama(weights.folder, { dtype, streamed: weights.streamed }).model
+        : freshLlama(config, { seed: weights.seed, dtype });
+    const parameters = [...model.parameters.values()];
+    const fixed = { switchMode: 'fixed', startBlock: block ?? 0, switchBlockEvery: 1000 } as const;
+    const rule = adamW({ learningRate: 1e-5 });
+    return { model, optimizer: block === null ? rule(parameters) : new BlockOptimizer(rule, parameters, fixed) };
+  };
+  const [{ batchSize, length }] = rounds[0];
+  const options = { gradientAccumulationSteps: 1, maxGradNorm: 0 };
+  return planMemory({ prepare, options, batchSize, length, baseBytes: 0, steps: 3 });
+}
+
+/** A plan beside what the worker held before it made the model, against what it came to hold. */
+export function comparePeak({ weights }: TrainJob, planned: PlannedMemory, ready: Ready, last: Round): PlannedPeak {
+  const isStreamed = 'folder' in weights && weights.streamed === true;
+  const [expected, found] = isStreamed
+    ? [planned.anonymous + (ready.baseAnonymous ?? NaN), last.peakAnonymous ?? NaN]
+    : [planned.peak + ready.baseBytes, last.peakResident];
+  return { planned, expected, found, error: expected / found - 1 };
+}
