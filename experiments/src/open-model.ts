@@ -49,7 +49,7 @@ export const openWhole: OpenModel = (options, folder, checkpoint) =>
   whole(openBase(options, checkpoint ?? folder), folder);
 
 const openBase = (options: Options, folder: string) =>
-  openLlama(folder, { dtype: storageOf(options), streamed: options.streamed });
+  openLlama(folder, { dtype: storageOf(options), streamed: options.streamed, computeDtype: options.computeDtype });
 
 function whole(opened: OpenedLlama, source: string): TrainedModel {
   return {

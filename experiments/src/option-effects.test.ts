@@ -114,6 +114,7 @@ describe('the update', () => {
     '--weight_decay 0.9',
     '--max_grad_norm 0.001 --optim sgd --learning_rate 1',
     '--no_bf16 --switch_block_every 1',
+    '--compute_dtype bfloat16',
     '--seed 5',
     '--packing',
     '--group_by_length --per_device_train_batch_size 4',

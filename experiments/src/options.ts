@@ -2,7 +2,7 @@ import { templateNames } from '@blockwise/loaders';
 import { checkpoint, choice, choices, flag, integer, orNull, path, pathOrName, real } from './option-kinds.ts';
 import type { Kind } from './option-kinds.ts';
 import { methodOptions } from './method-options.ts';
-import { option, type FinetuningType, type Option } from './option.ts';
+import { finetuningTypes, option, type FinetuningType, type Option } from './option.ts';
 
 const modes = choice(['auto', 'true', 'false']);
 /** As transformers' flag of the name (bare: true; True and False too), and auto. */
@@ -42,7 +42,13 @@ export const optionTable = {
     model,
     flag,
     { default: true },
-    'Keep weights at rest in bfloat16 (2 bytes a parameter); false keeps float32 (4 bytes). Computation and the active block are float32.',
+    'Keep weights at rest in bfloat16 (2 bytes a parameter); false keeps float32 (4 bytes). The active block is float32.',
+  ),
+  computeDtype: option(
+    model,
+    choice(['float32', 'bfloat16']),
+    { default: 'float32', only: finetuningTypes.filter((type) => !['qlora', 'bitnet'].includes(type)) },
+    'What linear layers multiply in. bfloat16 (sums and all else in float32, as torch.autocast) is about twice as fast on a CPU with AVX512_BF16 or AMX, and far slower on others.',
   ),
   streamed: option(
     model,

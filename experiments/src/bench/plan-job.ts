@@ -14,12 +14,12 @@ export interface PlannedPeak {
 }
 
 /** The plan of a job of one step a round: its own model and optimizer, made as train-worker.ts makes them, rehearsed. Needs initTensorFlow(). */
-export function planJob({ config, weights, dtype, block, rounds }: TrainJob): Promise<PlannedMemory> {
+export function planJob({ config, weights, dtype, computeDtype, block, rounds }: TrainJob): Promise<PlannedMemory> {
   const prepare = () => {
     const model =
       'folder' in weights
-        ? openLlama(weights.folder, { dtype, streamed: weights.streamed }).model
-        : freshLlama(config, { seed: weights.seed, dtype });
+        ? openLlama(weights.folder, { dtype, streamed: weights.streamed, computeDtype }).model
+        : freshLlama(config, { seed: weights.seed, dtype, computeDtype });
     const parameters = [...model.parameters.values()];
     const fixed = { switchMode: 'fixed', startBlock: block ?? 0, switchBlockEvery: 1000 } as const;
     const rule = adamW({ learningRate: 1e-5 });

@@ -1,5 +1,5 @@
 import type { Batch, Example, Random } from '@blockwise/loaders';
-import type { LlamaConfig, WeightDtype } from '@blockwise/model-zoo';
+import type { ComputeDtype, LlamaConfig, WeightDtype } from '@blockwise/model-zoo';
 import type { MemoryPeaks } from '@blockwise/tensorflow';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -28,6 +28,8 @@ export interface TrainJob {
   /** Fresh ones, or those of a folder, mapped and, where asked for, dropped after each use. */
   weights: { seed: number } | { folder: string; streamed?: boolean };
   dtype: WeightDtype;
+  /** What linear layers multiply in; default float32. */
+  computeDtype?: ComputeDtype;
   /** Index of the layer that BAdam trains; null: AdamW trains everything. */
   block: number | null;
   /** Instead of that, what alpaca-llama would train with these options and the weights of a folder. */

@@ -18,10 +18,10 @@ const learningRate = 1e-5;
 
 const report = (value: Ready | Round) => process.stdout.write(`${reportMark}${JSON.stringify(value)}\n`);
 
-function load({ config, weights, dtype }: TrainJob): Llama {
+function load({ config, weights, dtype, computeDtype }: TrainJob): Llama {
   return 'folder' in weights
-    ? openLlama(weights.folder, { dtype, streamed: weights.streamed }).model
-    : freshLlama(config, { seed: weights.seed, dtype });
+    ? openLlama(weights.folder, { dtype, streamed: weights.streamed, computeDtype }).model
+    : freshLlama(config, { seed: weights.seed, dtype, computeDtype });
 }
 
 function createOptimizer(model: Llama, block: number | null): Optimizer {

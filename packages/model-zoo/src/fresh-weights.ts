@@ -3,7 +3,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { llamaWeightShapes, parameterCount, type LlamaConfig, type WeightDtype } from './config.ts';
 import { llamaConfigJson, writeConfig } from './config-file.ts';
-import { createLlama, type Llama } from './llama.ts';
+import { createLlama, type ComputeDtype, type Llama } from './llama.ts';
 import { writeHollowSafetensors } from './safetensors.ts';
 import { saveWeights } from './weights.ts';
 
@@ -13,6 +13,8 @@ export interface FreshOptions {
   seed: number;
   /** How the weights are kept; default float32. */
   dtype?: WeightDtype;
+  /** What linear layers multiply in; default float32. */
+  computeDtype?: ComputeDtype;
 }
 
 /**
@@ -21,7 +23,7 @@ export interface FreshOptions {
  * one is in memory as float32 beside the others at rest.
  */
 export function freshLlama(config: LlamaConfig, options: FreshOptions): Llama {
-  return createLlama(config, freshWeights(config, options));
+  return createLlama(config, freshWeights(config, options), options);
 }
 
 /** freshLlama()'s weights, or those of another list of names and shapes. */

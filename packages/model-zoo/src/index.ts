@@ -37,6 +37,7 @@ export { matchWeights, openWeights, saveWeights } from './weights.ts';
 export type { WeightEntry, Weights } from './weights.ts';
 export {
   attention,
+  bfloat16Linear,
   embedding,
   frozenLinear,
   linear,
@@ -50,7 +51,7 @@ export {
   type FrozenWeight,
 } from './layers.ts';
 export { linearShapes } from './linear-shapes.ts';
-export { createLlama, type Llama } from './llama.ts';
+export { createLlama, type ComputeDtype, type Llama } from './llama.ts';
 export { llamaDecoder, type LlamaCache } from './llama-decoder.ts';
 export { openLlama, saveLlama, type OpenedLlama } from './llama-files.ts';
 export { callStage, stageInputs } from './stage-call.ts';

@@ -4,6 +4,7 @@ import {
   dtypes,
   gatherRows,
   matMul2d,
+  matMulBfloat16,
   operation,
   RawTensor,
   sliceRows,
@@ -184,6 +185,40 @@ function trainedLinear(x: tf.Tensor, weight: tf.Tensor): tf.Tensor {
 export const plainLinear: LinearLayer = (name, x, w) => linear(x, weightAtRest(w, `${name}.weight`), w[`${name}.bias`]);
 
 /**
+ * A linear module as plainLinear, with its products in bfloat16 (operands and results; sums and all else in float32), as torch.autocast does:
+ * x W^T, dy W. The weight's gradient is made in float32. Weights in 16 bits of another kind, or quantised ones, are plainLinear's.
+ */
+export const bfloat16Linear: LinearLayer = (name, x, w) => {
+  const weight = weightAtRest(w, `${name}.weight`);
+  if (weight instanceof RawTensor && weight.dtype !== 'bfloat16') return plainLinear(name, x, w);
+  const y = (weight instanceof RawTensor ? frozenBfloat16(x, weight) : trainedBfloat16(x, weight)) as tf.Tensor2D;
+  const bias = w[`${name}.bias`];
+  return bias ? tf.add(y, bias) : y;
+};
+
+function frozenBfloat16(x: tf.Tensor, weight: RawTensor): tf.Tensor {
+  const product = differentiable((save, x) => {
+    save([]);
+    return {
+      value: productOf(() => matMulBfloat16(x, weight, false, true)),
+      gradFunc: (dy) => [matMulBfloat16(dy, weight)],
+    };
+  });
+  return product(x);
+}
+
+function trainedBfloat16(x: tf.Tensor, weight: tf.Tensor): tf.Tensor {
+  const product = differentiable((save, x, weight) => {
+    save([x, weight]);
+    return {
+      value: productOf(() => matMulBfloat16(x, weight, false, true)),
+      gradFunc: (dy, [x, weight]) => [matMulBfloat16(dy, weight), weightGradient(dy, x)],
+    };
+  });
+  return product(x, weight);
+}
+
+/**
  * Rows of the embedding.
  * @param ids int32 [N]
  * @param weight [vocabulary, H]: float32, or a frozen one of 16 bits
@@ -271,13 +306,15 @@ export function attention(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor
     const scaled = tf.mul(queries, 1 / Math.sqrt(D));
     const scores = tf.reshape(batchMatMul(scaled, keys, false, true), [B, K, rows / length, length, span]);
     const weights = tf.reshape(operation('Softmax', [T], [tf.add(scores, mask)])[0], [B, K, rows, span]);
-    save([scaled, keys, values, weights]);
+    const value = batchMatMul(weights, values);
+    save([scaled, keys, values, weights, value]);
     return {
-      value: batchMatMul(weights, values),
-      gradFunc: (dy, [scaled, keys, values, weights]) => {
+      value,
+      gradFunc: (dy, [scaled, keys, values, weights, value]) => {
         const dWeights = batchMatMul(dy, values, false, true);
-        const through = tf.mul(dWeights, weights);
-        const dScores = tf.sub(through, tf.mul(weights, tf.sum(through, -1, true)));
+        // The sum over keys of dWeights * weights is that over D of dy * value, which is smaller (FlashAttention, arXiv 2205.14135, appendix B.2).
+        const along = tf.sum(tf.mul(dy, value), -1, true);
+        const dScores = tf.mul(weights, tf.sub(dWeights, along));
         return [
           tf.mul(batchMatMul(dScores, keys), 1 / Math.sqrt(D)),
           batchMatMul(dScores, scaled, true),

@@ -6,7 +6,7 @@ import { publish, writeAside } from './atomic-file.ts';
 import { llamaTiedWeights, llamaWeightShapes, type WeightDtype } from './config.ts';
 import { readLlamaConfig, writeConfig } from './config-file.ts';
 import type { JsonObject } from './json-object.ts';
-import { createLlama, type Llama } from './llama.ts';
+import { createLlama, type ComputeDtype, type Llama } from './llama.ts';
 import type { WritableTensor } from './safetensors.ts';
 import { matchWeights, openWeights, saveWeights } from './weights.ts';
 
@@ -24,11 +24,12 @@ export interface OpenedLlama {
  * @param dtype how weights are kept at rest; default: as they are stored
  * @param streamed pages of weights that stay in the file leave memory after each use: frozen weights then take no memory to speak of,
  * and a step reads them from the file (or the system's page cache) anew
+ * @param computeDtype what linear layers multiply in; default float32
  * @throws UserError naming the file and all that is wrong with it
  */
 export function openLlama(
   folder: string,
-  { dtype, streamed }: { dtype?: WeightDtype; streamed?: boolean } = {},
+  { dtype, streamed, computeDtype }: { dtype?: WeightDtype; streamed?: boolean; computeDtype?: ComputeDtype } = {},
 ): OpenedLlama {
   const { config, json, warnings } = readLlamaConfig(folder);
   const files = openWeights(folder);
@@ -37,7 +38,7 @@ export function openLlama(
     const sources = matchWeights(expected, files, { tied: llamaTiedWeights(config) });
     const weights = new Map<string, RawTensor>();
     for (const [name, source] of sources) weights.set(name, weightInDtype(files.tensor(source, { streamed }), dtype));
-    return { model: createLlama(config, weights), json, warnings };
+    return { model: createLlama(config, weights, { computeDtype }), json, warnings };
   } finally {
     files.close();
   }

@@ -1,6 +1,6 @@
 import { Parameter, tf, type RawTensor } from '@blockwise/tensorflow';
 import { llamaLayerShapes, llamaWeightShapes, type LlamaConfig } from './config.ts';
-import { attention, embedding, plainLinear, rmsNorm, rotary, swiglu } from './layers.ts';
+import { attention, bfloat16Linear, embedding, plainLinear, rmsNorm, rotary, swiglu } from './layers.ts';
 import { rotaryTables } from './rotary-tables.ts';
 import { weightAtRest } from './stage-weights.ts';
 import type { BatchLayout, Context, LinearLayer, Stage, StagedModel, StageWeights } from './stages.ts';
@@ -113,13 +113,15 @@ export interface LayerFamily {
   /** As Stage.linear and Stage.linearShapes. */
   readonly linear?: LinearLayer;
   readonly linearShapes?: Stage['linearShapes'];
+  /** As Stage.linear, of the head. */
+  readonly headLinear?: LinearLayer;
 }
 
 /** The stages over given parameters. Names inside a stage are without the prefix that its place in the model gives. */
 function llamaStages(
   config: LlamaConfig,
   parameters: ReadonlyMap<string, Parameter>,
-  { shapes, decoderLayer, linear: ownLinear, linearShapes }: LayerFamily,
+  { shapes, decoderLayer, linear: ownLinear, linearShapes, headLinear }: LayerFamily,
 ): Stage[] {
   const parameter = (name: string) => parameters.get(name)!;
   const table = 'model.embed_tokens.weight';
@@ -151,7 +153,8 @@ function llamaStages(
       ['norm.weight', parameter('model.norm.weight')],
       ['lm_head.weight', parameter(config.tie_word_embeddings ? table : 'lm_head.weight')],
     ]),
-    forward: (w, x, _context, linear) => llamaHead(config, w, x, linear),
+    linear: headLinear,
+    forward: (w, x, _context, linear = headLinear) => llamaHead(config, w, x, linear),
   };
   return [embed, ...layers, head];
 }
@@ -181,12 +184,21 @@ export function llamaContext(config: LlamaConfig, layout: BatchLayout): tf.Tenso
   return [table(cos), table(sin), tf.tensor5d(mask, [rows, 1, 1, T, T])];
 }
 
+/** What a model's linear layers multiply in: see bfloat16Linear. Everything else is float32. */
+export type ComputeDtype = 'float32' | 'bfloat16';
+
 /**
  * A Llama over given weights, taken over: every name of llamaWeightShapes(config) with its shape.
  * @throws RangeError naming the first weight that is missing or has another shape (openLlama() reports all of a folder's)
  */
-export function createLlama(config: LlamaConfig, weights: ReadonlyMap<string, RawTensor>): Llama {
-  return createOfFamily(config, weights, { shapes: llamaLayerShapes(config), decoderLayer: llamaLayer });
+export function createLlama(
+  config: LlamaConfig,
+  weights: ReadonlyMap<string, RawTensor>,
+  { computeDtype = 'float32' }: { computeDtype?: ComputeDtype } = {},
+): Llama {
+  const linear = computeDtype === 'bfloat16' ? bfloat16Linear : undefined;
+  const family = { shapes: llamaLayerShapes(config), decoderLayer: llamaLayer, linear, headLinear: linear };
+  return createOfFamily(config, weights, family);
 }
 
 /** createLlama() with another decoder layer between the same embedding and head. */

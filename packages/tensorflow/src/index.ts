@@ -14,7 +14,14 @@ export {
   type MemoryPeaks,
   type MemoryReading,
 } from './memory.ts';
-export { matMul2d, operation, sparseSoftmaxCrossEntropy, timesTransposed } from './operations.ts';
+export {
+  hasBfloat16Products,
+  matMul2d,
+  matMulBfloat16,
+  operation,
+  sparseSoftmaxCrossEntropy,
+  timesTransposed,
+} from './operations.ts';
 export { Parameter } from './parameter.ts';
 export {
   provisionTensorFlow,

@@ -221,11 +221,14 @@ export class StageWalk {
     return { loss, dx: inputGradient ? (dx ?? tf.zerosLike(hidden)) : undefined };
   }
 
-  /** The head's weights for all pieces of a batch: one float32 copy where several pieces share a small one, else as they are kept. */
+  /**
+   * The head's weights for all pieces of a batch: one float32 copy where several pieces share a small one, else as they are kept. (A linear layer
+   * of the stage's own knows best what to make of them.)
+   */
   private async headWeights(stage: Stage, { rows }: MicroBatch): Promise<{ values: AnyTensor[]; release: () => void }> {
     const parameters = [...stage.parameters.values()];
     const bytes = parameters.reduce((sum, { elements }) => sum + 4 * elements, 0);
-    if (rows.length > this.rowsPerPiece && bytes <= maximumHeadCopy) {
+    if (rows.length > this.rowsPerPiece && bytes <= maximumHeadCopy && !stage.linear) {
       const values = await this.functions.weights(stage);
       return { values, release: () => tf.dispose(values) };
     }
