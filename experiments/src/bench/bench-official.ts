@@ -153,9 +153,12 @@ async function compareEndToEnd(python: string, config: LlamaConfig) {
   const packed = createBatches(examples, { ...shared, batchSize: packedRows, packing: 'packed' });
 
   const block = Math.min(6, config.num_hidden_layers - 1);
-  const ours = (source: BatchSource) => trainJob(config, block, epochs(source));
+  // Both sides in the arithmetic that is fast here.
+  const computeDtype = hasBfloat16 ? 'bfloat16' : 'float32';
+  const ours = (source: BatchSource) => ({ ...trainJob(config, block, epochs(source)), computeDtype }) as const;
+  const peer = hasBfloat16 ? 'official' : 'float32';
   const workers = [
-    await startPython(python, 'float32', trainJob(config, block, randomOrder(examples, padId))),
+    await startPython(python, peer, trainJob(config, block, randomOrder(examples, padId))),
     await startTraining('blockwise, group_by_length', ours(grouped)),
     await startTraining('blockwise, packing', ours(packed)),
   ];
@@ -237,7 +240,7 @@ writeBenchmark({
       'float32 arithmetic.',
     'Peaks are VmHWM over the whole process, loading and warm-up included; compile time is in the JSON and in no round.',
     endToEnd
-      ? `End to end: one epoch a round over the same ${roundExamples} examples of Alpaca-GPT4 (cutoff ${cutoffLen}), answers predicted, m110. float32: the official package, ` +
+      ? `End to end: one epoch a round over the same ${roundExamples} examples of Alpaca-GPT4 (cutoff ${cutoffLen}), answers predicted, m110, all sides in ${hasBfloat16 ? 'bfloat16' : 'float32'} products. The official package: ` +
         `random order, padded to the longest of each ${batchSize}. packing: rows of ${cutoffLen}, as many a step as hold ${batchSize} examples. The faster of the two ways counts.`
       : 'End to end: not measured in this run (its data are not on this machine, or words chose other parts).',
   ],

@@ -9,7 +9,8 @@ import {
   type RawTensor,
 } from '@blockwise/tensorflow';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { attention, embedding, linear, rmsNorm, rotary, swiglu } from './layers.ts';
+import { attention, bfloat16Linear, embedding, linear, plainLinear, rmsNorm, rotary, swiglu } from './layers.ts';
+import { replaceWeights, stageWeights } from './stage-weights.ts';
 import { noise } from './tiny-llama.ts';
 
 /** A layer under test beside the same thing in plain TensorFlow.js, whose autodiff is the judge of our gradients. */
@@ -174,6 +175,66 @@ describe.each(cases)('$name', ({ inputs, layer, plain }) => {
     });
     compiled.dispose();
     expect(liveTensors()).toBe(before);
+  });
+});
+
+describe('bfloat16Linear', () => {
+  const [rows, inputs, outputs] = [5, 24, 7];
+  const x = () => tf.tensor2d(noise(rows * inputs, 1), [rows, inputs]);
+  const dy = () => tf.tensor2d(noise(rows * outputs, 2), [rows, outputs]);
+  const bias = () => tf.tensor1d(noise(outputs, 4));
+  const half = () => toRaw(tf.tensor2d(noise(outputs * inputs, 3), [outputs, inputs]), 'bfloat16');
+  const [ulp, sums] = [2 ** -8, 1e-5];
+
+  it.each(['frozen, in bfloat16', 'trained, in float32'])(
+    'is plainLinear within the rounding of bfloat16: %s',
+    (kind) => {
+      tf.tidy(() => {
+        const stored = half();
+        const weight = kind.startsWith('frozen') ? stored : cast(stored);
+        const entries: [string, AnyTensor][] = [
+          ['m.weight', weight],
+          ['m.bias', bias()],
+        ];
+        // Made anew in each scope: what is cast in one ends with it.
+        const layer = (linear: typeof plainLinear) => (x: tf.Tensor) =>
+          linear('m', x as tf.Tensor2D, stageWeights(entries));
+        const [found, expected] = [bfloat16Linear, plainLinear].map((linear) => {
+          const [dx] = tf.grads(layer(linear))([x()], dy());
+          return [layer(linear)(x()), dx];
+        });
+        found.forEach((tensor, i) => {
+          const distance = error(tensor, expected[i]);
+          expect(distance).toBeLessThan(2 * ulp);
+          expect(distance).toBeGreaterThan(sums); // it did round
+        });
+        stored.dispose();
+      });
+    },
+  );
+
+  it('leaves a weight in float16 to plainLinear, bit for bit', () => {
+    tf.tidy(() => {
+      const stored = toRaw(tf.tensor2d(noise(outputs * inputs, 3), [outputs, inputs]), 'float16');
+      const weights = stageWeights([['m.weight', stored]]);
+      const [found, expected] = [bfloat16Linear, plainLinear].map((linear) => [
+        ...linear('m', x(), weights).dataSync(),
+      ]);
+      expect(found).toEqual(expected);
+      stored.dispose();
+    });
+  });
+
+  it("makes a trained weight's gradient in float32", () => {
+    tf.tidy(() => {
+      const weight = tf.tensor2d(noise(outputs * inputs, 3), [outputs, inputs]);
+      const of = (linear: typeof plainLinear) =>
+        tf.grads((weight: tf.Tensor) => linear('m', x(), replaceWeights(stageWeights([]), { 'm.weight': weight })))(
+          [weight],
+          dy(),
+        )[0];
+      expect([...of(bfloat16Linear).dataSync()]).toEqual([...of(plainLinear).dataSync()]);
+    });
   });
 });
 

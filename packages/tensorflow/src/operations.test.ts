@@ -3,6 +3,7 @@ import {
   attribute,
   initTensorFlow,
   matMul2d,
+  matMulBfloat16,
   operation,
   sparseSoftmaxCrossEntropy,
   tf,
@@ -26,6 +27,21 @@ test('matMul2d transposes what it is asked to', () => {
       [3, 6],
     ]);
     expect(matMul2d(b, tf.tensor2d([[1], [0], [2]])).arraySync()).toEqual([[16]]);
+  });
+});
+
+test('matMulBfloat16 rounds operands and result to bfloat16, and sums in float32', () => {
+  // Half an ulp above 1 goes to the even neighbour, a bit more goes up; 256 + 1 needs nine bits and is rounded to 256 or 258.
+  const [ulp, big] = [2 ** -7, 256];
+  tf.tidy(() => {
+    const one = tf.tensor2d([[1]]);
+    const rounded = (value: number) => matMulBfloat16(tf.tensor2d([[value]]), one).arraySync()[0][0];
+    expect([1 + ulp / 2, 1 + 0.51 * ulp, 1 + 1.5 * ulp].map(rounded)).toEqual([1, 1 + ulp, 1 + 2 * ulp]);
+    // In bfloat16 sums, 256 + 1 + 1 + ... would stay 256.
+    const row = tf.tensor2d([[big, ...Array<number>(64).fill(1)]]);
+    expect(matMulBfloat16(row, tf.ones([65, 1])).arraySync()).toEqual([[320]]);
+    expect(matMulBfloat16(tf.ones([1, 65]), row, false, true).arraySync()).toEqual([[320]]);
+    expect(matMulBfloat16(tf.ones([65, 1]), row, true, true).arraySync()).toEqual([[320]]);
   });
 });
 
