@@ -1,7 +1,7 @@
 import { resolveModelPath, type Example } from '@blockwise/loaders';
 import { parameterCount } from '@blockwise/model-zoo';
 import { writeReport, writeRunRecord, type RunRecord } from '@blockwise/reporting';
-import { initTensorFlow, MemoryMeter, readMemory, resetPeakMemory } from '@blockwise/tensorflow';
+import { hasBfloat16Products, initTensorFlow, MemoryMeter, readMemory, resetPeakMemory } from '@blockwise/tensorflow';
 import {
   evaluateLoss,
   isCheckpoint,
@@ -145,6 +145,10 @@ async function run(options: Options, outputDir: string, ongoing: OngoingRecord, 
   const method = methods[options.finetuningType];
   const opened = method.open(options, modelFolder, checkpoint);
   opened.warnings.forEach((warning) => note(`warning: ${warning}`));
+  if (options.computeDtype === 'bfloat16' && !hasBfloat16Products(options.device === 'gpu' ? 'gpu' : 'cpu'))
+    note(
+      'warning: --compute_dtype bfloat16: this CPU has no instructions for it (AVX512_BF16, AMX); float32 is many times faster here',
+    );
   const chosen = method.optimizer(options, opened, data.train.length);
   const settings = trainOptions(options, data);
   const length = Math.max(...data.batches.lengths);

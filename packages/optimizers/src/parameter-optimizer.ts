@@ -21,7 +21,7 @@ import { UserError } from './user-error.ts';
 export interface UpdateRule {
   /** The learning rate before any is set. */
   readonly learningRate: number;
-  /** The states that a parameter gets at its first update, in the order in which apply() is given them. */
+  /** The states that a parameter gets in the first step, in the order in which apply() is given them. */
   states(parameter: { readonly name: string; readonly shape: readonly number[] }): readonly StateSpec[];
   /** Changes `master` and `states` in place; borrows all. */
   apply(update: Update): void;
@@ -107,6 +107,9 @@ export class ParameterOptimizer implements Optimizer {
 
   beginStep(): void {
     this.updated.clear();
+    // All states before the first gradient: made between gradients, they would leave holes of the gradients' sizes in the allocator's pool.
+    for (const parameter of this.parameters.values())
+      if (!this.progress.has(parameter.name)) this.begin(parameter);
   }
 
   update(name: string, gradient: tf.Tensor): void {
@@ -147,7 +150,7 @@ export class ParameterOptimizer implements Optimizer {
     for (const [name, parameter] of this.parameters) {
       if (!this.isTransient(parameter)) tensors.set(`${name}.master`, copyOut(this.master(name)));
       const progress = this.progress.get(name);
-      if (!progress) continue;
+      if (!progress?.step) continue;
       steps[name] = progress.step;
       progress.states.forEach((state, i) => tensors.set(`${name}.${progress.specs[i].name}`, copyOut(state)));
     }

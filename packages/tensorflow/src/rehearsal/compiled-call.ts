@@ -46,25 +46,18 @@ export function outputBuffers(
   if (views.has(type) && first) return [buffers.share(first)];
   // Rows of a matrix are a stretch of its buffer.
   if (type === 'Slice' && first && isRowSlice(inputs[0].shape, outputs[0])) return [buffers.share(first)];
-  return outputs.map((output, index) => {
-    const source = forwarded(type, index, inputs, output);
+  return outputs.map((output) => {
+    const source = forwarded(type, inputs, output);
     return source ? buffers.share(source) : buffers.create(output.bytes);
   });
 }
 
 function forwarded(
   type: string,
-  index: number,
   inputs: readonly { buffer?: TensorBuffer; shape: readonly number[] }[],
   { shape, bytes }: SymbolSpec,
 ): TensorBuffer | undefined {
-  // The gradient of the logits takes the place of the logits.
-  const candidates =
-    type === 'SparseSoftmaxCrossEntropyWithLogits'
-      ? inputs.slice(0, index)
-      : elementwise.has(type)
-        ? inputs.slice(0, 2)
-        : [];
+  const candidates = type === 'TensorScatterSub' ? inputs.slice(0, 1) : elementwise.has(type) ? inputs.slice(0, 2) : [];
   const free = candidates.find(
     ({ buffer, shape: own }) => buffer?.references === 1 && buffer.bytes === bytes && String(own) === String(shape),
   );
