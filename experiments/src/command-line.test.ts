@@ -261,6 +261,9 @@ describe('problems', () => {
       '--compat official rounds to nearest, as the badam package does; leave out --stochastic_rounding or --compat',
       '--stochastic_rounding rounds to bfloat16, and --bf16 is false or --fp16 given; leave one out',
     ]);
+    expect(problems('--finetuning_type lomo --fp16 --compute_dtype bfloat16')).toEqual([
+      '--compute_dtype bfloat16 does not multiply the float16 weights of --fp16; leave one out',
+    ]);
     expect(problems('--val_size 1.5 --num_train_epochs 0')).toEqual([
       '--val_size: expected a share below 1 or a whole number of examples',
       '--num_train_epochs: found 0, expected more; --do_train false trains nothing',

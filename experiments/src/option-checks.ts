@@ -35,6 +35,10 @@ const contradictions: { wrong: (options: Options) => boolean; message: string }[
     message: '--stochastic_rounding rounds to bfloat16, and --bf16 is false or --fp16 given; leave one out',
   },
   {
+    wrong: ({ computeDtype, fp16 }) => computeDtype === 'bfloat16' && fp16,
+    message: '--compute_dtype bfloat16 does not multiply the float16 weights of --fp16; leave one out',
+  },
+  {
     wrong: ({ pureBf16, bf16 }) => pureBf16 && !bf16,
     message: '--pure_bf16 keeps weights in bfloat16 alone, and --bf16 is false; leave one out',
   },
