@@ -108,8 +108,7 @@ export class ParameterOptimizer implements Optimizer {
   beginStep(): void {
     this.updated.clear();
     // All states before the first gradient: made between gradients, they would leave holes of the gradients' sizes in the allocator's pool.
-    for (const parameter of this.parameters.values())
-      if (!this.progress.has(parameter.name)) this.begin(parameter);
+    for (const parameter of this.parameters.values()) if (!this.progress.has(parameter.name)) this.begin(parameter);
   }
 
   update(name: string, gradient: tf.Tensor): void {
