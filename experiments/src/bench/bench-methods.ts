@@ -32,6 +32,7 @@ const official: Record<string, string> = {
   galore: 'galore-torch',
   ratio: 'badam',
 };
+
 interface Comparison {
   name: string;
   sides: Side[];

@@ -1,6 +1,5 @@
-import { freshLlama, openLlama } from '@blockwise/model-zoo';
-import { adamW, BlockOptimizer } from '@blockwise/optimizers';
 import { planMemory, type PlannedMemory } from '@blockwise/training';
+import { openJobModel } from './open-job.ts';
 import type { Ready, Round, TrainJob } from './train-job.ts';
 
 /** A peak as planned and as measured. */
@@ -13,21 +12,11 @@ export interface PlannedPeak {
   error: number;
 }
 
-/** The plan of a job of one step a round: its own model and optimizer, made as train-worker.ts makes them, rehearsed. Needs initTensorFlow(). */
-export function planJob({ config, weights, dtype, computeDtype, block, rounds }: TrainJob): Promise<PlannedMemory> {
-  const prepare = () => {
-    const model =
-      'folder' in weights
-        ? openLlama(weights.folder, { dtype, streamed: weights.streamed, computeDtype }).model
-        : freshLlama(config, { seed: weights.seed, dtype, computeDtype });
-    const parameters = [...model.parameters.values()];
-    const fixed = { switchMode: 'fixed', startBlock: block ?? 0, switchBlockEvery: 1000 } as const;
-    const rule = adamW({ learningRate: 1e-5 });
-    return { model, optimizer: block === null ? rule(parameters) : new BlockOptimizer(rule, parameters, fixed) };
-  };
-  const [{ batchSize, length }] = rounds[0];
+/** The plan of a job of one step a round: its own model and optimizer, rehearsed. Needs initTensorFlow(). */
+export function planJob(job: TrainJob): Promise<PlannedMemory> {
+  const [{ batchSize, length }] = job.rounds[0];
   const options = { gradientAccumulationSteps: 1, maxGradNorm: 0 };
-  return planMemory({ prepare, options, batchSize, length, baseBytes: 0, steps: 3 });
+  return planMemory({ prepare: () => openJobModel(job), options, batchSize, length, baseBytes: 0, steps: 3 });
 }
 
 /** A plan beside what the worker held before it made the model, against what it came to hold. */

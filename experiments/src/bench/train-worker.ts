@@ -2,8 +2,8 @@
  * Our side of a benchmark, in a process of its own: `train-worker.ts <job.json>`. One step is what training does: the walk's gradients go
  * to the optimizer the moment they exist. See train-job.ts for what comes in and goes out.
  */
-import { freshLlama, openLlama, type Llama } from '@blockwise/model-zoo';
-import { adamW, BlockOptimizer, type Optimizer } from '@blockwise/optimizers';
+import type { Llama } from '@blockwise/model-zoo';
+import type { Optimizer } from '@blockwise/optimizers';
 import { describeEngine, initTensorFlow, MemoryMeter, readMemory, resetPeakMemory } from '@blockwise/tensorflow';
 import { createMicroBatch, disposeMicroBatch, StageWalk, type Gradient } from '@blockwise/training';
 import { readFileSync } from 'node:fs';
@@ -12,24 +12,10 @@ import { createInterface } from 'node:readline';
 import { methods } from '../methods.ts';
 import { resolveOptions, type Options } from '../options.ts';
 import { stepOptions } from '../plan-run.ts';
+import { openJobModel } from './open-job.ts';
 import { reportMark, type JobBatch, type Ready, type Round, type TrainJob } from './train-job.ts';
 
-const learningRate = 1e-5;
-
 const report = (value: Ready | Round) => process.stdout.write(`${reportMark}${JSON.stringify(value)}\n`);
-
-function load({ config, weights, dtype, computeDtype }: TrainJob): Llama {
-  return 'folder' in weights
-    ? openLlama(weights.folder, { dtype, streamed: weights.streamed, computeDtype }).model
-    : freshLlama(config, { seed: weights.seed, dtype, computeDtype });
-}
-
-function createOptimizer(model: Llama, block: number | null): Optimizer {
-  const parameters = [...model.parameters.values()];
-  if (block === null) return adamW({ learningRate })(parameters);
-  const fixed = { switchMode: 'fixed', startBlock: block, switchBlockEvery: 1_000_000 } as const;
-  return new BlockOptimizer(adamW({ learningRate }), parameters, fixed);
-}
 
 interface Opened {
   model: Llama;
@@ -48,8 +34,7 @@ function openMethod(given: Partial<Options>, folder: string): Opened {
 
 function openJob(job: TrainJob): Opened {
   if (job.method && 'folder' in job.weights) return openMethod(job.method, job.weights.folder);
-  const model = load(job);
-  return { model, optimizer: createOptimizer(model, job.block) };
+  return openJobModel(job);
 }
 
 async function trainStep(model: Llama, walk: StageWalk, optimizer: Optimizer, batch: JobBatch): Promise<number> {

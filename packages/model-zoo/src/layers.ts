@@ -152,33 +152,51 @@ function frozenGradient(dy: tf.Tensor, weight: FrozenWeight): tf.Tensor {
  * @returns float32 [N, outputs]
  */
 export function linear(x: tf.Tensor2D, weight: AnyTensor, bias?: tf.Tensor): tf.Tensor2D {
-  const y = (
-    weight instanceof RawTensor ? frozenLinear(x, frozenHalf(weight)) : trainedLinear(x, weight)
-  ) as tf.Tensor2D;
+  const y = weight instanceof RawTensor ? frozenLinear(x, frozenHalf(weight)) : trainedLinear(x, weight);
   return bias ? tf.add(y, bias) : y;
 }
 
 /** y = x W^T with a weight that gets no gradient: float32 [N, inputs] -> [N, outputs]. */
 export function frozenLinear(x: tf.Tensor2D, weight: FrozenWeight): tf.Tensor2D {
+  return productByInput(
+    x,
+    (x) => frozenProduct(x, weight),
+    (dy) => frozenGradient(dy, weight),
+  );
+}
+
+function trainedLinear(x: tf.Tensor, weight: tf.Tensor): tf.Tensor2D {
+  return productByBoth(x, weight, (x, weight) => timesTransposed(x)(weight), matMul2d);
+}
+
+/** x W^T as `times` makes it, with a gradient by x alone, dy W as `back` makes it. */
+function productByInput(
+  x: tf.Tensor,
+  times: (x: tf.Tensor) => tf.Tensor,
+  back: (dy: tf.Tensor) => tf.Tensor,
+): tf.Tensor2D {
   const product = differentiable((save, x) => {
     save([]);
-    return {
-      value: productOf(() => frozenProduct(x, weight)),
-      gradFunc: (dy) => [frozenGradient(dy, weight)],
-    };
+    return { value: productOf(() => times(x)), gradFunc: (dy) => [back(dy)] };
   });
   return product(x) as tf.Tensor2D;
 }
 
-function trainedLinear(x: tf.Tensor, weight: tf.Tensor): tf.Tensor {
+/** The same with a gradient by the weight too, which is made in float32. */
+function productByBoth(
+  x: tf.Tensor,
+  weight: tf.Tensor,
+  times: (x: tf.Tensor, weight: tf.Tensor) => tf.Tensor,
+  back: (dy: tf.Tensor, weight: tf.Tensor) => tf.Tensor,
+): tf.Tensor2D {
   const product = differentiable((save, x, weight) => {
     save([x, weight]);
     return {
-      value: productOf(() => timesTransposed(x)(weight)),
-      gradFunc: (dy, [x, weight]) => [matMul2d(dy, weight), weightGradient(dy, x)],
+      value: productOf(() => times(x, weight)),
+      gradFunc: (dy, [x, weight]) => [back(dy, weight), weightGradient(dy, x)],
     };
   });
-  return product(x, weight);
+  return product(x, weight) as tf.Tensor2D;
 }
 
 /** A linear module as it stands in the checkpoint. */
@@ -191,32 +209,19 @@ export const plainLinear: LinearLayer = (name, x, w) => linear(x, weightAtRest(w
 export const bfloat16Linear: LinearLayer = (name, x, w) => {
   const weight = weightAtRest(w, `${name}.weight`);
   if (weight instanceof RawTensor && weight.dtype !== 'bfloat16') return plainLinear(name, x, w);
-  const y = (weight instanceof RawTensor ? frozenBfloat16(x, weight) : trainedBfloat16(x, weight)) as tf.Tensor2D;
+  const times = (x: tf.Tensor, weight: AnyTensor) => matMulBfloat16(x, weight, false, true);
+  const back = (dy: tf.Tensor, weight: AnyTensor) => matMulBfloat16(dy, weight);
+  const y =
+    weight instanceof RawTensor
+      ? productByInput(
+          x,
+          (x) => times(x, weight),
+          (dy) => back(dy, weight),
+        )
+      : productByBoth(x, weight, times, back);
   const bias = w[`${name}.bias`];
   return bias ? tf.add(y, bias) : y;
 };
-
-function frozenBfloat16(x: tf.Tensor, weight: RawTensor): tf.Tensor {
-  const product = differentiable((save, x) => {
-    save([]);
-    return {
-      value: productOf(() => matMulBfloat16(x, weight, false, true)),
-      gradFunc: (dy) => [matMulBfloat16(dy, weight)],
-    };
-  });
-  return product(x);
-}
-
-function trainedBfloat16(x: tf.Tensor, weight: tf.Tensor): tf.Tensor {
-  const product = differentiable((save, x, weight) => {
-    save([x, weight]);
-    return {
-      value: productOf(() => matMulBfloat16(x, weight, false, true)),
-      gradFunc: (dy, [x, weight]) => [matMulBfloat16(dy, weight), weightGradient(dy, x)],
-    };
-  });
-  return product(x, weight);
-}
 
 /**
  * Rows of the embedding.
