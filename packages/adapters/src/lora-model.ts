@@ -148,6 +148,7 @@ function wrapStage({ stage, adapters, copies }: AdaptedStage, lora: LoraConfig, 
     parameters,
     linear: loraLinear(base, scaling),
     linearShapes: linearShapes(stage),
+    operandBytes: stage.operandBytes,
     forward(weights, x, context, linear = base) {
       const seed = seedIn(context);
       const mask = (name: string, x: tf.Tensor2D) =>

@@ -1,4 +1,4 @@
-export { recordGradientFactors, type GradientTerm } from './gradient-factors.ts';
+export { multiplyFactors, recordGradientFactors, type GradientTerm } from './gradient-factors.ts';
 export {
   llama_110m,
   llama_1_1b,
@@ -48,6 +48,7 @@ export {
   rotary,
   swiglu,
   unrecorded,
+  type BatchMatMul,
   type FrozenWeight,
 } from './layers.ts';
 export { linearShapes } from './linear-shapes.ts';

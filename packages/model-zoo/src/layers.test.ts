@@ -1,4 +1,5 @@
 import {
+  batchMatMulBfloat16,
   cast,
   compile,
   initTensorFlow,
@@ -90,7 +91,7 @@ const cases: LayerCase[] = [
   {
     name: 'attention of grouped queries under a causal mask',
     inputs: attentionInputs,
-    layer: (queries, keys, values) => attention(queries, keys, values, oneMask()),
+    layer: (queries, keys, values) => attention(queries, keys, values, oneMask(), { causal: true }),
     plain: (queries, keys, values) => plainAttention(queries, keys, values, oneMask()),
   },
   {
@@ -225,7 +226,7 @@ describe('bfloat16Linear', () => {
     });
   });
 
-  it("makes a trained weight's gradient in float32", () => {
+  it("multiplies a trained weight's gradient in bfloat16 too", () => {
     tf.tidy(() => {
       const weight = tf.tensor2d(noise(outputs * inputs, 3), [outputs, inputs]);
       const of = (linear: typeof plainLinear) =>
@@ -233,7 +234,9 @@ describe('bfloat16Linear', () => {
           [weight],
           dy(),
         )[0];
-      expect([...of(bfloat16Linear).dataSync()]).toEqual([...of(plainLinear).dataSync()]);
+      const distance = error(of(bfloat16Linear), of(plainLinear));
+      expect(distance).toBeLessThan(2 * ulp);
+      expect(distance).toBeGreaterThan(sums);
     });
   });
 });
@@ -256,6 +259,48 @@ describe('the padding id of an embedding', () => {
       const rows = expected.arraySync() as number[][];
       expect(rows[paddingId]).not.toEqual([0, 0]);
       expect(found.arraySync()).toEqual(rows.map((row, id) => (id === paddingId ? [0, 0] : row)));
+    });
+  });
+});
+
+describe('causal attention over rows long enough for several pieces', () => {
+  const [B, K, G, T, D] = [2, 2, 2, 300, 8]; // pieces of 128, 128 and 44 queries
+  const shapes = { queries: [B, K, G * T, D], keys: [B, K, T, D], values: [B, K, T, D] };
+  const given = () => Object.values(shapes).map((shape, i) => tf.tensor(noise(B * K * shape[2] * D, i + 1), shape));
+  const dy = () => tf.tensor(noise(B * K * G * T * D, 9), shapes.queries);
+  /** Two examples in each row of the second sequence. */
+  const mask = () => {
+    const values = new Float32Array(2 * T * T);
+    for (let b = 0; b < 2; b++)
+      for (let query = 0; query < T; query++)
+        for (let key = 0; key < T; key++) {
+          const isApart = b === 1 && query >= 140 && key < 140;
+          if (key > query || isApart) values[(b * T + query) * T + key] = masked;
+        }
+    return tf.tensor5d(values, [2, 1, 1, T, T]);
+  };
+  const run = (options: Parameters<typeof attention>[4]) => {
+    const oneMask = mask();
+    const attend = (...inputs: tf.Tensor[]): tf.Tensor => attention(inputs[0], inputs[1], inputs[2], oneMask, options);
+    const { value, grads } = tf.valueAndGrads(attend)(given(), dy());
+    return [value, ...grads];
+  };
+
+  it('equals attention over all keys at once, and so does every gradient', () => {
+    tf.tidy(() => {
+      const whole = run({});
+      run({ causal: true }).forEach((found, i) => expect(error(found, whole[i])).toBeLessThan(2e-6));
+    });
+  });
+
+  it('in bfloat16 differs by the rounding of its operands', () => {
+    tf.tidy(() => {
+      const whole = run({});
+      const errors = run({ causal: true, multiply: batchMatMulBfloat16 }).map((found, i) => error(found, whole[i]));
+      for (const one of errors) {
+        expect(one).toBeGreaterThan(1e-4);
+        expect(one).toBeLessThan(2e-2);
+      }
     });
   });
 });

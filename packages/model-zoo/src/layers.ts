@@ -1,5 +1,7 @@
 import {
   attribute,
+  batchMatMul,
+  cast,
   castAfter,
   dtypes,
   gatherRows,
@@ -41,19 +43,14 @@ function differentiable(body: Differentiable): (...inputs: tf.Tensor[]) => tf.Te
 
 const T = attribute.type('T', dtypes.float32.code);
 
-/** Products of the last two axes over broadcast leading ones. */
-function batchMatMul(a: tf.Tensor, b: tf.Tensor, transposeA = false, transposeB = false): tf.Tensor {
-  const attributes = [T, attribute.bool('adj_x', transposeA), attribute.bool('adj_y', transposeB)];
-  return operation('BatchMatMulV2', attributes, [a, b])[0];
-}
-
 /** Sums the rows of [N, H] into [H]. */
 const sumRows = (x: tf.Tensor) => tf.sum(x, 0);
 
 /** Products of linear layers, recorded in one run of a stage to be replayed in another. */
 interface Products {
   readonly replay: boolean;
-  readonly values: tf.Tensor[];
+  /** float32, or bfloat16 where they were multiplied so: as many bits as they have. */
+  readonly values: AnyTensor[];
   next: number;
 }
 
@@ -73,25 +70,30 @@ function withProducts<T>(own: Products | undefined, body: () => T): T {
  * Runs `body` and also returns the products x W^T of its linear layers but the last, in order: with them a second run, for the gradients,
  * needs none of the large multiplications. The last product only makes the result, which no gradient needs.
  */
-export function recordProducts<T>(body: () => T): { value: T; products: tf.Tensor[] } {
+export function recordProducts<T>(body: () => T): { value: T; products: AnyTensor[] } {
   const own: Products = { replay: false, values: [], next: 0 };
   const value = withProducts(own, body);
   return { value, products: own.values.slice(0, -1) };
 }
 
 /** Runs `body` with recorded products in place of multiplications; those beyond the record are computed. Gradients are the same. */
-export function replayProducts<T>(values: tf.Tensor[], body: () => T): T {
+export function replayProducts<T>(values: AnyTensor[], body: () => T): T {
   return withProducts({ replay: true, values, next: 0 }, body);
 }
 
 /** Runs `body` outside of any record: products that are cheaper to repeat in the second run than to keep. */
 export const unrecorded = <T>(body: () => T): T => withProducts(undefined, body);
 
-function productOf(compute: () => tf.Tensor): tf.Tensor {
-  if (products?.replay && products.next < products.values.length) return tf.clone(products.values[products.next++]);
+/** A product as float32: what `compute` returns, float32 or bfloat16, or the record's. */
+function productOf(compute: () => AnyTensor): tf.Tensor {
+  if (products?.replay && products.next < products.values.length) return cast(products.values[products.next++]);
   const y = compute();
-  if (products && !products.replay) products.values.push(y);
-  return y;
+  const isRecorded = products && !products.replay;
+  if (isRecorded) products!.values.push(y);
+  if (y instanceof tf.Tensor) return y;
+  const product = cast(y);
+  if (!isRecorded) y.dispose();
+  return product;
 }
 
 /**
@@ -172,7 +174,7 @@ function trainedLinear(x: tf.Tensor, weight: tf.Tensor): tf.Tensor2D {
 /** x W^T as `times` makes it, with a gradient by x alone, dy W as `back` makes it. */
 function productByInput(
   x: tf.Tensor,
-  times: (x: tf.Tensor) => tf.Tensor,
+  times: (x: tf.Tensor) => AnyTensor,
   back: (dy: tf.Tensor) => tf.Tensor,
 ): tf.Tensor2D {
   const product = differentiable((save, x) => {
@@ -182,18 +184,19 @@ function productByInput(
   return product(x) as tf.Tensor2D;
 }
 
-/** The same with a gradient by the weight too, which is made in float32. */
+/** The same with a gradient by the weight too, which is multiplied in `dtype`. */
 function productByBoth(
   x: tf.Tensor,
   weight: tf.Tensor,
-  times: (x: tf.Tensor, weight: tf.Tensor) => tf.Tensor,
+  times: (x: tf.Tensor, weight: tf.Tensor) => AnyTensor,
   back: (dy: tf.Tensor, weight: tf.Tensor) => tf.Tensor,
+  dtype: 'float32' | 'bfloat16' = 'float32',
 ): tf.Tensor2D {
   const product = differentiable((save, x, weight) => {
     save([x, weight]);
     return {
       value: productOf(() => times(x, weight)),
-      gradFunc: (dy, [x, weight]) => [back(dy, weight), weightGradient(dy, x)],
+      gradFunc: (dy, [x, weight]) => [back(dy, weight), weightGradient(dy, x, dtype)],
     };
   });
   return product(x, weight) as tf.Tensor2D;
@@ -204,13 +207,18 @@ export const plainLinear: LinearLayer = (name, x, w) => linear(x, weightAtRest(w
 
 /**
  * A linear module as plainLinear, with its products in bfloat16 (operands and results; sums and all else in float32), as torch.autocast does:
- * x W^T, dy W. The weight's gradient is made in float32. Weights in 16 bits of another kind, or quantised ones, are plainLinear's.
+ * x W^T, dy W and dy^T x. Weights in 16 bits of another kind, or quantised ones, are plainLinear's.
  */
 export const bfloat16Linear: LinearLayer = (name, x, w) => {
   const weight = weightAtRest(w, `${name}.weight`);
   if (weight instanceof RawTensor && weight.dtype !== 'bfloat16') return plainLinear(name, x, w);
   const times = (x: tf.Tensor, weight: AnyTensor) => matMulBfloat16(x, weight, false, true);
-  const back = (dy: tf.Tensor, weight: AnyTensor) => matMulBfloat16(dy, weight);
+  const back = (dy: tf.Tensor, weight: AnyTensor) => {
+    const product = matMulBfloat16(dy, weight);
+    const dx = cast(product);
+    product.dispose();
+    return dx;
+  };
   const y =
     weight instanceof RawTensor
       ? productByInput(
@@ -218,7 +226,7 @@ export const bfloat16Linear: LinearLayer = (name, x, w) => {
           (x) => times(x, weight),
           (dy) => back(dy, weight),
         )
-      : productByBoth(x, weight, times, back);
+      : productByBoth(x, weight, times, back, 'bfloat16');
   const bias = w[`${name}.bias`];
   return bias ? tf.add(y, bias) : y;
 };
@@ -295,6 +303,29 @@ export function rotary(x: tf.Tensor4D, cos: tf.Tensor, sin: tf.Tensor): tf.Tenso
   return turned(x) as tf.Tensor4D;
 }
 
+/** How attention multiplies: the last two axes, each transposed on request. */
+export type BatchMatMul = typeof batchMatMul;
+
+/** A stretch of queries, [from, to) of each row, and how many keys they see at most. */
+interface QueryPiece {
+  readonly from: number;
+  readonly to: number;
+  readonly keys: number;
+}
+
+/** Queries in a piece of causal attention at least: fewer make products too small to be fast. */
+const pieceQueries = 128;
+
+/** Under a causal mask a piece leaves out the keys behind its last query: for long rows nearly half of all scores. */
+function queryPieces(length: number, span: number, causal: boolean): QueryPiece[] {
+  if (!causal || length !== span) return [{ from: 0, to: length, keys: span }];
+  const size = Math.max(pieceQueries, Math.ceil(length / 8 / 64) * 64);
+  return Array.from({ length: Math.ceil(length / size) }, (_, i) => {
+    const to = Math.min((i + 1) * size, length);
+    return { from: i * size, to, keys: to };
+  });
+}
+
 /**
  * Attention(Q, K, V) = softmax(Q K^T / sqrt(D) + mask) V (arXiv 1706.03762). Grouped queries are folded into rows, so that the keys of a
  * group are never copied.
@@ -302,28 +333,75 @@ export function rotary(x: tf.Tensor4D, cos: tf.Tensor, sin: tf.Tensor): tf.Tenso
  * @param keys float32 [B, K, S, D]
  * @param values float32 [B, K, S, D]
  * @param mask float32 [B or 1, 1, 1, T, S], 0 where a query may look and a large negative number elsewhere
+ * @param options `causal`: whether with S = T the mask lets no query see a later key; such scores are left out, a piece of the queries after
+ *   the other. `multiply`: in which arithmetic
  * @returns float32 [B, K, G * T, D]
  */
-export function attention(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, mask: tf.Tensor): tf.Tensor4D {
+export function attention(
+  queries: tf.Tensor,
+  keys: tf.Tensor,
+  values: tf.Tensor,
+  mask: tf.Tensor,
+  { causal = false, multiply = batchMatMul }: { causal?: boolean; multiply?: BatchMatMul } = {},
+): tf.Tensor4D {
   const [B, K, rows, D] = queries.shape;
   const [length, span] = mask.shape.slice(-2);
+  const G = rows / length;
+  const pieces = queryPieces(length, span, causal);
+  const whole = pieces.length === 1;
+  /** A piece's rows of what each query has: [B, K, G * T, X] -> [B, K, G * t, X]. */
+  const queriesOf = (x: tf.Tensor, { from, to }: QueryPiece) => {
+    if (whole) return x;
+    const X = x.shape[3]!;
+    const grouped = tf.reshape(x, [B, K, G, length, X]);
+    return tf.reshape(tf.slice(grouped, [0, 0, 0, from, 0], [B, K, G, to - from, X]), [B, K, G * (to - from), X]);
+  };
+  const joined = (parts: tf.Tensor[]) => {
+    if (whole) return parts[0];
+    const grouped = parts.map((x, i) => tf.reshape(x, [B, K, G, pieces[i].to - pieces[i].from, D]));
+    return tf.reshape(tf.concat(grouped, 3), [B, K, rows, D]);
+  };
+  const keysOf = (x: tf.Tensor, { keys }: QueryPiece) =>
+    keys === span ? x : tf.slice(x, [0, 0, 0, 0], [B, K, keys, D]);
+  /** Sums over pieces of what each key got from the queries that see it. */
+  const summed = (parts: tf.Tensor[]) => {
+    const padded = parts.map((x, i) => {
+      const behind = span - pieces[i].keys;
+      return behind > 0 ? tf.pad(x, [[0, 0], [0, 0], [0, behind], [0, 0]]) : x; // prettier-ignore
+    });
+    return whole ? parts[0] : tf.addN(padded);
+  };
+  const maskOf = ({ from, to, keys }: QueryPiece) =>
+    whole ? mask : tf.slice(mask, [0, 0, 0, from, 0], [mask.shape[0], 1, 1, to - from, keys]);
+
   const attend = differentiable((save, queries, keys, values) => {
     const scaled = tf.mul(queries, 1 / Math.sqrt(D));
-    const scores = tf.reshape(batchMatMul(scaled, keys, false, true), [B, K, rows / length, length, span]);
-    const weights = tf.reshape(operation('Softmax', [T], [tf.add(scores, mask)])[0], [B, K, rows, span]);
-    const value = batchMatMul(weights, values);
-    save([scaled, keys, values, weights, value]);
+    const weights = pieces.map((piece) => {
+      const scores = multiply(queriesOf(scaled, piece), keysOf(keys, piece), false, true);
+      const grouped = tf.reshape(scores, [B, K, G, piece.to - piece.from, piece.keys]);
+      return tf.reshape(operation('Softmax', [T], [tf.add(grouped, maskOf(piece))])[0], scores.shape);
+    });
+    const value = joined(pieces.map((piece, i) => multiply(weights[i], keysOf(values, piece))));
+    save([scaled, keys, values, value, ...weights]);
     return {
       value,
-      gradFunc: (dy, [scaled, keys, values, weights, value]) => {
-        const dWeights = batchMatMul(dy, values, false, true);
+      gradFunc: (dy, [scaled, keys, values, value, ...weights]) => {
         // The sum over keys of dWeights * weights is that over D of dy * value, which is smaller (FlashAttention, arXiv 2205.14135, appendix B.2).
         const along = tf.sum(tf.mul(dy, value), -1, true);
-        const dScores = tf.mul(weights, tf.sub(dWeights, along));
+        const grads = pieces.map((piece, i) => {
+          const own = queriesOf(dy, piece);
+          const dWeights = multiply(own, keysOf(values, piece), false, true);
+          const dScores = tf.mul(weights[i], tf.sub(dWeights, queriesOf(along, piece)));
+          return {
+            queries: multiply(dScores, keysOf(keys, piece)),
+            keys: multiply(dScores, queriesOf(scaled, piece), true),
+            values: multiply(weights[i], own, true),
+          };
+        });
         return [
-          tf.mul(batchMatMul(dScores, keys), 1 / Math.sqrt(D)),
-          batchMatMul(dScores, scaled, true),
-          batchMatMul(weights, dy, true),
+          tf.mul(joined(grads.map(({ queries }) => queries)), 1 / Math.sqrt(D)),
+          summed(grads.map(({ keys }) => keys)),
+          summed(grads.map(({ values }) => values)),
         ];
       },
     };

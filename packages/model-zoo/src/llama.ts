@@ -1,6 +1,15 @@
-import { Parameter, tf, type RawTensor } from '@blockwise/tensorflow';
+import { batchMatMulBfloat16, Parameter, tf, type RawTensor } from '@blockwise/tensorflow';
 import { llamaLayerShapes, llamaWeightShapes, type LlamaConfig } from './config.ts';
-import { attention, bfloat16Linear, embedding, plainLinear, rmsNorm, rotary, swiglu } from './layers.ts';
+import {
+  attention,
+  bfloat16Linear,
+  embedding,
+  plainLinear,
+  rmsNorm,
+  rotary,
+  swiglu,
+  type BatchMatMul,
+} from './layers.ts';
 import { rotaryTables } from './rotary-tables.ts';
 import { weightAtRest } from './stage-weights.ts';
 import type { BatchLayout, Context, LinearLayer, Stage, StagedModel, StageWeights } from './stages.ts';
@@ -47,6 +56,7 @@ export function attendedHeads(
   [cos, sin, mask]: Context,
   linear: LinearLayer,
   cache?: LayerCache,
+  multiply?: BatchMatMul,
 ) {
   const { num_attention_heads: A, num_key_value_heads: K, head_dim: D } = config;
   const T = cos.shape[1]!;
@@ -63,7 +73,7 @@ export function attendedHeads(
     : [newKeys, newValues];
 
   const grouped = tf.reshape(queries, [B, K, (A / K) * T, D]); // the G heads of a group follow each other
-  const attended = tf.reshape(attention(grouped, keys, values, mask), [B, A, T, D]);
+  const attended = tf.reshape(attention(grouped, keys, values, mask, { causal: true, multiply }), [B, A, T, D]);
   const joined = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [B * T, A * D]) as tf.Tensor2D;
   return { joined, keys, values };
 }
@@ -82,11 +92,12 @@ export function llamaLayer(
   context: Context,
   linear: LinearLayer = plainLinear,
   cache?: LayerCache,
+  multiply?: BatchMatMul,
 ) {
   const eps = config.rms_norm_eps;
   const input = x as tf.Tensor2D;
   const inputNormed = rmsNorm(input, w['input_layernorm.weight'], eps);
-  const { joined, keys, values } = attendedHeads(config, w, inputNormed, context, linear, cache);
+  const { joined, keys, values } = attendedHeads(config, w, inputNormed, context, linear, cache, multiply);
   const middle = tf.add(input, linear('self_attn.o_proj', joined, w)) as tf.Tensor2D;
   const normed = rmsNorm(middle, w['post_attention_layernorm.weight'], eps);
   const gate = linear('mlp.gate_proj', normed, w);
@@ -94,6 +105,10 @@ export function llamaLayer(
   const down = linear('mlp.down_proj', swiglu(gate, up), w);
   return { y: tf.add(middle, down) as tf.Tensor2D, keys, values };
 }
+
+/** llamaLayer() with all products in bfloat16. */
+const bfloat16Layer: DecoderLayer = (config, w, x, context, linear = bfloat16Linear, cache) =>
+  llamaLayer(config, w, x, context, linear, cache, batchMatMulBfloat16);
 
 /** Final norm and vocabulary projection, row by row: float32 [rows, H] -> logits, float32 [rows, vocab_size]. */
 export function llamaHead(
@@ -113,6 +128,7 @@ export interface LayerFamily {
   /** As Stage.linear and Stage.linearShapes. */
   readonly linear?: LinearLayer;
   readonly linearShapes?: Stage['linearShapes'];
+  readonly operandBytes?: Stage['operandBytes'];
   /** As Stage.linear, of the head. */
   readonly headLinear?: LinearLayer;
 }
@@ -121,7 +137,7 @@ export interface LayerFamily {
 function llamaStages(
   config: LlamaConfig,
   parameters: ReadonlyMap<string, Parameter>,
-  { shapes, decoderLayer, linear: ownLinear, linearShapes, headLinear }: LayerFamily,
+  { shapes, decoderLayer, linear: ownLinear, linearShapes, operandBytes, headLinear }: LayerFamily,
 ): Stage[] {
   const parameter = (name: string) => parameters.get(name)!;
   const table = 'model.embed_tokens.weight';
@@ -134,6 +150,7 @@ function llamaStages(
       parameters: new Map(layerNames.map((local) => [local, parameter(`${name}.${local}`)])),
       linear: ownLinear,
       linearShapes,
+      operandBytes,
       forward: (w, x, context, linear = ownLinear) => decoderLayer(config, w, x, context, linear).y,
     };
   });
@@ -184,7 +201,7 @@ export function llamaContext(config: LlamaConfig, layout: BatchLayout): tf.Tenso
   return [table(cos), table(sin), tf.tensor5d(mask, [rows, 1, 1, T, T])];
 }
 
-/** What a model's linear layers multiply in: see bfloat16Linear. Everything else is float32. */
+/** What a model's linear layers and attention multiply in: see bfloat16Linear. Everything else is float32. */
 export type ComputeDtype = 'float32' | 'bfloat16';
 
 /**
@@ -196,9 +213,14 @@ export function createLlama(
   weights: ReadonlyMap<string, RawTensor>,
   { computeDtype = 'float32' }: { computeDtype?: ComputeDtype } = {},
 ): Llama {
-  const linear = computeDtype === 'bfloat16' ? bfloat16Linear : undefined;
-  const family = { shapes: llamaLayerShapes(config), decoderLayer: llamaLayer, linear, headLinear: linear };
-  return createOfFamily(config, weights, family);
+  const inBfloat16 = {
+    decoderLayer: bfloat16Layer,
+    linear: bfloat16Linear,
+    headLinear: bfloat16Linear,
+    operandBytes: 2,
+  };
+  const computing = computeDtype === 'bfloat16' ? inBfloat16 : { decoderLayer: llamaLayer };
+  return createOfFamily(config, weights, { shapes: llamaLayerShapes(config), ...computing });
 }
 
 /** createLlama() with another decoder layer between the same embedding and head. */

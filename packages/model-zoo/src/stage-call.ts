@@ -3,11 +3,11 @@ import { stageWeights } from './stage-weights.ts';
 import type { Stage, StageWeights } from './stages.ts';
 
 /** Runs a compiled function whose inputs are a stage's weights, as they are kept, and then `inputs`; borrows all, returns the results. */
-export async function callStage(
-  fn: CompiledFunction,
+export async function callStage<Outputs extends AnyTensor[] = tf.Tensor[]>(
+  fn: CompiledFunction<Outputs>,
   stage: Stage,
-  inputs: readonly tf.Tensor[],
-): Promise<tf.Tensor[]> {
+  inputs: readonly AnyTensor[],
+): Promise<Outputs> {
   const parameters = [...stage.parameters.values()];
   const values = parameters.map((parameter) => parameter.acquire());
   try {

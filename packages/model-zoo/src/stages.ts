@@ -32,6 +32,8 @@ export interface Stage {
   readonly linear?: LinearLayer;
   /** [outputs, inputs] of each linear module, where its weight is not kept in that shape or is none: see linearShapes(). */
   readonly linearShapes?: ReadonlyMap<string, readonly [outputs: number, inputs: number]>;
+  /** Bytes of an element of what its linear modules multiply and make, as products and factors are kept: 4 unless said. */
+  readonly operandBytes?: number;
   /**
    * The stage's function, in TensorFlow.js operations. The first stage takes token ids, int32 [N]; the others take float32 [N, H]; all
    * return float32 [N, H] but the last, which works on each row alone and returns logits, float32 [rows, vocabulary].

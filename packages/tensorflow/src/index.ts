@@ -15,6 +15,8 @@ export {
   type MemoryReading,
 } from './memory.ts';
 export {
+  batchMatMul,
+  batchMatMulBfloat16,
   hasBfloat16Products,
   matMul2d,
   matMulBfloat16,

@@ -1,6 +1,8 @@
 import { beforeAll, describe, expect, test } from 'vitest';
 import {
   attribute,
+  batchMatMulBfloat16,
+  cast,
   initTensorFlow,
   matMul2d,
   matMulBfloat16,
@@ -8,6 +10,7 @@ import {
   sparseSoftmaxCrossEntropy,
   tf,
   timesTransposed,
+  type RawTensor,
 } from './index.ts';
 
 beforeAll(() => initTensorFlow());
@@ -33,15 +36,29 @@ test('matMul2d transposes what it is asked to', () => {
 test('matMulBfloat16 rounds operands and result to bfloat16, and sums in float32', () => {
   // Half an ulp above 1 goes to the even neighbour, a bit more goes up; 256 + 1 needs nine bits and is rounded to 256 or 258.
   const [ulp, big] = [2 ** -7, 256];
+  const valuesOf = (product: RawTensor) => {
+    const values = cast(product).arraySync();
+    product.dispose();
+    return values;
+  };
   tf.tidy(() => {
     const one = tf.tensor2d([[1]]);
-    const rounded = (value: number) => matMulBfloat16(tf.tensor2d([[value]]), one).arraySync()[0][0];
+    const rounded = (value: number) => (valuesOf(matMulBfloat16(tf.tensor2d([[value]]), one)) as number[][])[0][0];
     expect([1 + ulp / 2, 1 + 0.51 * ulp, 1 + 1.5 * ulp].map(rounded)).toEqual([1, 1 + ulp, 1 + 2 * ulp]);
     // In bfloat16 sums, 256 + 1 + 1 + ... would stay 256.
     const row = tf.tensor2d([[big, ...Array<number>(64).fill(1)]]);
-    expect(matMulBfloat16(row, tf.ones([65, 1])).arraySync()).toEqual([[320]]);
-    expect(matMulBfloat16(tf.ones([1, 65]), row, false, true).arraySync()).toEqual([[320]]);
-    expect(matMulBfloat16(tf.ones([65, 1]), row, true, true).arraySync()).toEqual([[320]]);
+    expect(valuesOf(matMulBfloat16(row, tf.ones([65, 1])))).toEqual([[320]]);
+    expect(valuesOf(matMulBfloat16(tf.ones([1, 65]), row, false, true))).toEqual([[320]]);
+    expect(valuesOf(matMulBfloat16(tf.ones([65, 1]), row, true, true))).toEqual([[320]]);
+  });
+});
+
+test('batchMatMulBfloat16 rounds alike, in each matrix of a batch', () => {
+  tf.tidy(() => {
+    const row = tf.tensor3d([[[1 + 2 ** -8, 256]], [[3, 1]]]); // 1 + half an ulp becomes 1
+    const ones = tf.ones([2, 2, 1]) as tf.Tensor3D;
+    expect(batchMatMulBfloat16(row, ones).arraySync()).toEqual([[[256]], [[4]]]);
+    expect(batchMatMulBfloat16(row, row, false, true).arraySync()).toEqual([[[65536]], [[10]]]);
   });
 });
 

@@ -27,20 +27,35 @@ export function matMul2d(a: tf.Tensor, b: tf.Tensor, transposeA = false, transpo
 /**
  * As matMul2d(), with operands in bfloat16 (float32 ones are rounded first), sums in float32, and the result rounded to bfloat16: about twice
  * as fast on a CPU with instructions for it (hasBfloat16Products()), and many times slower on one without.
- * @returns float32 [N, M]
+ * @returns bfloat16 [N, M]
  */
-export function matMulBfloat16(a: AnyTensor, b: AnyTensor, transposeA = false, transposeB = false): tf.Tensor2D {
-  const operands = [a, b].map((x) => (x instanceof RawTensor ? x : toRaw(x, 'bfloat16')));
-  const attributes = [
-    attribute.type('T', dtypes.bfloat16.code),
-    attribute.bool('transpose_a', transposeA),
-    attribute.bool('transpose_b', transposeB),
-  ];
-  const [product] = operation<[RawTensor]>('MatMul', attributes, operands);
-  const result = cast(product) as tf.Tensor2D;
+export function matMulBfloat16(a: AnyTensor, b: AnyTensor, transposeA = false, transposeB = false): RawTensor {
+  const transposed = [attribute.bool('transpose_a', transposeA), attribute.bool('transpose_b', transposeB)];
+  return productInBfloat16('MatMul', transposed, [a, b]);
+}
+
+/** Products of the last two axes over equal leading ones, float32, each transposed on request; no gradient is recorded. */
+export function batchMatMul(a: tf.Tensor, b: tf.Tensor, transposeA = false, transposeB = false): tf.Tensor {
+  const attributes = [T, attribute.bool('adj_x', transposeA), attribute.bool('adj_y', transposeB)];
+  return operation('BatchMatMulV2', attributes, [a, b])[0];
+}
+
+/** batchMatMul() with operands and result rounded to bfloat16, sums in float32: see matMulBfloat16(). */
+export function batchMatMulBfloat16(a: tf.Tensor, b: tf.Tensor, transposeA = false, transposeB = false): tf.Tensor {
+  const transposed = [attribute.bool('adj_x', transposeA), attribute.bool('adj_y', transposeB)];
+  const product = productInBfloat16('BatchMatMulV2', transposed, [a, b]);
+  const result = cast(product);
   product.dispose();
-  operands.forEach((x, i) => x !== [a, b][i] && x.dispose());
   return result;
+}
+
+/** A product of two operands in bfloat16, of which float32 ones are rounded. (TensorFlow makes equal casts of a compiled function once.) */
+function productInBfloat16(name: string, transposed: Attribute[], given: readonly AnyTensor[]): RawTensor {
+  const operands = given.map((x) => (x instanceof RawTensor ? x : toRaw(x, 'bfloat16')));
+  const T = attribute.type('T', dtypes.bfloat16.code);
+  const [product] = operation<[RawTensor]>(name, [T, ...transposed], operands);
+  operands.forEach((x, i) => x !== given[i] && x.dispose());
+  return product;
 }
 
 /** Whether this machine multiplies bfloat16 faster than float32: a GPU does; a CPU by AVX512_BF16 or AMX (told on Linux alone). */

@@ -1,9 +1,10 @@
 import type { BatchSource } from '@blockwise/loaders';
 import { createLlama, type Llama } from '@blockwise/model-zoo';
 import { adamW, BlockOptimizer, isNormOrBias, type Optimizer } from '@blockwise/optimizers';
-import { initTensorFlow, RawTensor } from '@blockwise/tensorflow';
+import { initTensorFlow, liveTensors, RawTensor } from '@blockwise/tensorflow';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { createMicroBatch, disposeMicroBatch } from './micro-batch.ts';
+import type { Gradient } from './open-gradients.ts';
 import { StageWalk } from './stage-walk.ts';
 import {
   largestDifference,
@@ -37,14 +38,19 @@ async function trained(
 }
 
 /** Loss and gradients of all batches of an epoch as one step. */
-async function gradientsOf(model: Llama, source: BatchSource) {
-  const walk = new StageWalk(model);
+async function gradientsOf(
+  model: Llama,
+  source: BatchSource,
+  { keptBytes, oneAtATime }: { keptBytes?: number; oneAtATime?: boolean } = {},
+) {
+  const walk = new StageWalk(model, { keptBytes });
   const batches = [...source.epochBatches()].map((batch) => createMicroBatch(model, batch));
   const gradients = new Map<string, Float32Array>();
-  const loss = await walk.gradients(batches, new Set(model.parameters.keys()), ([name, gradient]) => {
+  const receive = ([name, gradient]: Gradient) => {
     gradients.set(name, gradient.dataSync() as Float32Array);
     gradient.dispose();
-  });
+  };
+  const loss = await walk.gradients(batches, new Set(model.parameters.keys()), receive, oneAtATime);
   batches.forEach(disposeMicroBatch);
   walk.dispose();
   return { loss, gradients };
@@ -157,6 +163,34 @@ describe('weights at rest in bfloat16', () => {
     expect(rounded.losses[4]).not.toBe(exact.losses[4]);
     // A bfloat16 weight is off by at most 2^-9 of itself.
     rounded.losses.forEach((loss, i) => expect(Math.abs(loss / exact.losses[i] - 1)).toBeLessThan(2 ** -7));
+  });
+});
+
+describe.each(['float32', 'bfloat16'] as const)('products in %s', (computeDtype) => {
+  const source = tinyBatches(tinyExamples(6));
+
+  it.each([
+    ['kept from the forward run equal repeated ones', {}, { keptBytes: 0 }],
+    ['multiplied out one at a time equal those made where they appear', { oneAtATime: false }, { oneAtATime: true }],
+  ])('%s, bit for bit', async (_, one, other) => {
+    const model = tinyModel({}, 'bfloat16', { computeDtype });
+    const before = liveTensors();
+    expect(await gradientsOf(model, source, one)).toEqual(await gradientsOf(model, source, other));
+    expect(liveTensors()).toBe(before);
+    model.dispose();
+  });
+
+  it('give nearly the loss and the gradients of float32', async () => {
+    const [model, exact] = [tinyModel({}, 'bfloat16', { computeDtype }), tinyModel({}, 'bfloat16')];
+    const [found, expected] = [await gradientsOf(model, source), await gradientsOf(exact, source)];
+    expect(Math.abs(found.loss / expected.loss - 1)).toBeLessThan(2 ** -8);
+    for (const [name, gradient] of found.gradients) {
+      const norm = Math.hypot(...expected.gradients.get(name)!);
+      const distance = Math.hypot(...gradient.map((x, i) => x - expected.gradients.get(name)![i]));
+      expect(distance / norm, name).toBeLessThan(computeDtype === 'float32' ? 1e-6 : 2 ** -5);
+    }
+    model.dispose();
+    exact.dispose();
   });
 });
 

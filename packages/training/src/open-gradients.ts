@@ -1,12 +1,12 @@
-import type { GradientTerm } from '@blockwise/model-zoo';
-import { matMul2d, tf, Variable } from '@blockwise/tensorflow';
+import { multiplyFactors, type GradientTerm } from '@blockwise/model-zoo';
+import { Variable, type AnyTensor, type tf } from '@blockwise/tensorflow';
 
 /** A gradient the moment it is complete; owned by the receiver. */
 export type Gradient = readonly [name: string, gradient: tf.Tensor];
 
 /** Gradients still growing, over micro-batches or because a weight is tied. Terms that are factors are multiplied out when taken. */
 export class OpenGradients {
-  private readonly open = new Map<string, { sum: GradientSum; factors: (readonly [dy: tf.Tensor, x: tf.Tensor])[] }>();
+  private readonly open = new Map<string, { sum: GradientSum; factors: (readonly [dy: AnyTensor, x: AnyTensor])[] }>();
 
   /** Takes over the term. */
   add(name: string, term: GradientTerm): void {
@@ -22,8 +22,9 @@ export class OpenGradients {
       if (except.has(name)) continue;
       this.open.delete(name);
       for (const [dy, x] of factors) {
-        sum.add(matMul2d(dy, x, true));
-        tf.dispose([dy, x]);
+        sum.add(multiplyFactors(dy, x));
+        dy.dispose();
+        x.dispose();
       }
       yield [name, sum.take()];
     }

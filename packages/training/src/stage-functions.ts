@@ -17,7 +17,7 @@ import { compile, sparseSoftmaxCrossEntropy, tf, type AnyTensor, type CompiledFu
  * of the kind: weights are inputs. StageWeights at rest in 16 bit are cast inside, where they are used.
  */
 export class StageFunctions {
-  private readonly compiled = new Map<string, CompiledFunction>();
+  private readonly compiled = new Map<string, CompiledFunction<AnyTensor[]>>();
   /** Of each backward function: how many tensors stand for each gradient. */
   private readonly termSizes = new Map<string, number[]>();
 
@@ -29,8 +29,8 @@ export class StageFunctions {
     x: tf.Tensor,
     context: Context,
     keep = false,
-  ): Promise<{ y: tf.Tensor; products: tf.Tensor[] }> {
-    const fn = this.function(`forward ${stage.kind} ${keep}`, (...inputs) => {
+  ): Promise<{ y: tf.Tensor; products: AnyTensor[] }> {
+    const fn = this.function<[y: tf.Tensor, ...products: AnyTensor[]]>(`forward ${stage.kind} ${keep}`, (...inputs) => {
       const { weights, rest } = stageInputs(stage, inputs);
       const [x, ...context] = rest;
       if (!keep) return [stage.forward(weights, x, context)];
@@ -53,15 +53,15 @@ export class StageFunctions {
     context: Context,
     trained: readonly string[],
     inputGradient: boolean,
-    products: readonly tf.Tensor[] = [],
+    products: readonly AnyTensor[] = [],
     factored = false,
   ): Promise<{ dx: tf.Tensor | undefined; gradients: GradientTerm[] }> {
     const name = `backward ${stage.kind} ${inputGradient} ${trained} ${products.length} ${factored}`;
-    const fn = this.function(name, (...inputs) => {
+    const fn = this.function<AnyTensor[]>(name, (...inputs) => {
       const { weights, rest } = stageInputs(stage, inputs);
       const [x, dy] = rest;
       const context = rest.slice(2, rest.length - products.length);
-      const kept = rest.slice(rest.length - products.length);
+      const kept: AnyTensor[] = rest.slice(rest.length - products.length);
       const run = (w: StageWeights, x: tf.Tensor) => replayProducts(kept, () => stage.forward(w, x, context));
       const all = () => gradients(weights, trained, x, inputGradient, run, dy).grads;
       const terms = factored ? recordGradientFactors(all) : all().map((gradient) => [gradient] as const);
@@ -69,7 +69,7 @@ export class StageFunctions {
       return terms.flat();
     });
     const results = await callStage(fn, stage, [x, dy, ...context, ...products]);
-    const dx = inputGradient ? results.shift() : undefined;
+    const dx = inputGradient ? (results.shift() as tf.Tensor) : undefined;
     const terms = this.termSizes.get(name)!.map((size) => results.splice(0, size) as unknown as GradientTerm);
     return { dx, gradients: terms };
   }
@@ -125,10 +125,13 @@ export class StageFunctions {
     return { loss, dRows: inputGradient ? results.shift() : undefined, gradients: results };
   }
 
-  private function(name: string, body: (...inputs: AnyTensor[]) => tf.Tensor[]): CompiledFunction {
+  private function<Outputs extends AnyTensor[] = tf.Tensor[]>(
+    name: string,
+    body: (...inputs: AnyTensor[]) => Outputs,
+  ): CompiledFunction<Outputs> {
     let fn = this.compiled.get(name);
     if (!fn) this.compiled.set(name, (fn = compile(name.replace(/[^\w]+/g, '_'), body)));
-    return fn;
+    return fn as CompiledFunction<Outputs>;
   }
 
   /** Seconds spent compiling, and the variants alive. */

@@ -1,5 +1,5 @@
 import { linearShapes, type Stage, type StagedModel } from '@blockwise/model-zoo';
-import { tf, type AnyTensor } from '@blockwise/tensorflow';
+import { RawTensor, tf, type AnyTensor } from '@blockwise/tensorflow';
 import type { MicroBatch } from './micro-batch.ts';
 import { OpenGradients, type Gradient } from './open-gradients.ts';
 import { StageFunctions } from './stage-functions.ts';
@@ -11,7 +11,7 @@ interface Pass {
   /** inputs[i]: what stage i was given; the head's is the last. */
   readonly inputs: (tf.Tensor | undefined)[];
   /** products[i]: the products of stage i's linear layers, where they are kept. */
-  readonly products: tf.Tensor[][];
+  readonly products: AnyTensor[][];
 }
 
 /** Seconds spent in each half of a step. */
@@ -21,7 +21,7 @@ export interface WalkTiming {
 }
 
 /** Logits of one call of the head take at most this many bytes: long batches and large vocabularies go through it in pieces. */
-const maximumLogitBytes = 64 * 2 ** 20;
+const maximumLogitBytes = 32 * 2 ** 20;
 /** A float32 copy of the head's weights is made for all pieces up to this size; a larger one is made in each, part by part. */
 const maximumHeadCopy = 256 * 2 ** 20;
 /** Rows of a piece are a multiple of this, so that few shapes are compiled. */
@@ -115,7 +115,7 @@ export class StageWalk {
     for (const batch of batches) passes.push(await this.forward(batch, lowest, keepFrom));
     const middle = performance.now();
     const all = passes.flatMap(({ inputs, products }) => [...inputs, ...products.flat()]);
-    const kept = all.reduce((sum, x) => sum + 4 * (x?.size ?? 0), 0);
+    const kept = all.reduce((sum, x) => sum + (x ? bytesOf(x) : 0), 0);
     this.activationBytes = Math.max(this.activationBytes, kept);
 
     let loss = 0;
@@ -136,7 +136,7 @@ export class StageWalk {
           next.push(await this.stageGradients(index, pass, upper[i]!, trained, index > lowest, open, factored));
         }
         if (index > 0) x.dispose();
-        tf.dispose(pass.products[index] ?? []);
+        pass.products[index]?.forEach((product) => product.dispose());
       }
       upper = next;
       if (!Number.isFinite(loss)) throw new UserError(notFinite(loss));
@@ -153,7 +153,7 @@ export class StageWalk {
     const rows = batches.reduce((sum, { ids }) => sum + ids.size, 0);
     let left = this.keptBytes;
     let index = stages.length - 1;
-    while (index > Math.max(lowest, 1) && (left -= 4 * rows * productWidth(stages[index - 1])) >= 0) index--;
+    while (index > Math.max(lowest, 1) && (left -= rows * productBytes(stages[index - 1])) >= 0) index--;
     return index;
   }
 
@@ -161,7 +161,7 @@ export class StageWalk {
   private async forward(batch: MicroBatch, lowest: number, keepFrom: number): Promise<Pass> {
     const { stages } = this.model;
     const inputs: (tf.Tensor | undefined)[] = [];
-    const products: tf.Tensor[][] = [];
+    const products: AnyTensor[][] = [];
     let x: tf.Tensor = batch.ids;
     for (let i = 0; i < stages.length - 1; i++) {
       inputs.push(i >= lowest ? x : undefined);
@@ -259,10 +259,10 @@ const notFinite = (loss: number) =>
   `the loss became ${loss}: training stopped before an update was made with it. Use a lower learning_rate or max_grad_norm, or more warm-up; ` +
   `resume_from_checkpoint goes on from the last checkpoint`;
 
-/** Outputs of a stage's linear layers together, per row; the last one's is not kept. */
-function productWidth(stage: Stage): number {
+/** Bytes per row of the outputs of a stage's linear layers together; the last one's is not kept. */
+function productBytes(stage: Stage): number {
   const widths = [...linearShapes(stage).values()].map(([outputs]) => outputs);
-  return widths.slice(0, -1).reduce((sum, width) => sum + width, 0);
+  return (stage.operandBytes ?? 4) * widths.slice(0, -1).reduce((sum, width) => sum + width, 0);
 }
 
 interface Piece {
@@ -289,6 +289,8 @@ function scatterRows(dRows: tf.Tensor, { rows }: Piece, count: number): tf.Tenso
   });
 }
 
+const bytesOf = (x: AnyTensor) => (x instanceof RawTensor ? x.byteLength : 4 * x.size);
+
 /** sum + more; consumes both. */
 function addInto(sum: tf.Tensor | undefined, more: tf.Tensor): tf.Tensor {
   if (!sum) return more;
@@ -313,8 +315,8 @@ function smallerAsFactors(stage: Stage, trained: ReadonlySet<string>, rows: numb
   let [factors, gradients] = [0, 0];
   for (const [name, [outputs, inputs]] of linearShapes(stage)) {
     if (!trained.has(stage.parameters.get(`${name}.weight`)?.name ?? '')) continue;
-    factors += rows * (inputs + outputs);
-    gradients += inputs * outputs;
+    factors += (stage.operandBytes ?? 4) * rows * (inputs + outputs);
+    gradients += 4 * inputs * outputs;
   }
   return factors < gradients;
 }

@@ -1,5 +1,12 @@
 import { createBatches, createRandom, ignoreIndex, type BatchOptions, type Example } from '@blockwise/loaders';
-import { createLlama, llama_defaults, llamaWeightShapes, type Llama, type LlamaConfig } from '@blockwise/model-zoo';
+import {
+  createLlama,
+  llama_defaults,
+  llamaWeightShapes,
+  type ComputeDtype,
+  type Llama,
+  type LlamaConfig,
+} from '@blockwise/model-zoo';
 import { tf, toRaw } from '@blockwise/tensorflow';
 import type { StepRecord, TrainOptions } from './train.ts';
 
@@ -11,6 +18,7 @@ export const vocabulary = 32;
 export function tinyModel(
   settings: Partial<LlamaConfig> = {},
   dtype: 'float32' | 'bfloat16' | 'float16' = 'float32',
+  options: { computeDtype?: ComputeDtype } = {},
 ): Llama {
   const config: LlamaConfig = {
     ...llama_defaults,
@@ -31,7 +39,7 @@ export function tinyModel(
     tensor.dispose();
     return [name, raw] as const;
   });
-  return createLlama(config, new Map(weights));
+  return createLlama(config, new Map(weights), options);
 }
 
 /** `count` examples of 4 to 12 tokens, the first few of each without labels. */
