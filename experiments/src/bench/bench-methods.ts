@@ -1,8 +1,11 @@
 /**
  * LoRA, LOMO, AdaLomo, GaLore and BlockOptimizerRatio here against their official packages in PyTorch: seconds of one training step and
  * peak resident memory, the sides alternating, each in a process of its own. `npx nx run experiments:bench-methods` (twenty minutes).
+ * Both sides in the arithmetic that is fast on this machine; where that is bfloat16, in float32 too.
  */
 import { createRandom } from '@blockwise/loaders';
+import type { ComputeDtype } from '@blockwise/model-zoo';
+import { hasBfloat16Products } from '@blockwise/tensorflow';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import type { Options } from '../options.ts';
@@ -33,27 +36,32 @@ const official: Record<string, string> = {
   ratio: 'badam',
 };
 
+/** What both sides multiply in: bfloat16, as the packages' own scripts do, only where a CPU has instructions for it. */
+const arithmetics: ComputeDtype[] = hasBfloat16Products() ? ['bfloat16', 'float32'] : ['float32'];
+
 interface Comparison {
   name: string;
+  arithmetic: ComputeDtype;
   sides: Side[];
   /** Seconds of each side's first step. */
   first: (number | undefined)[];
 }
 
-async function compare(name: string, python: string, folder: string): Promise<Comparison> {
-  note(name);
-  const method = { learningRate: 1e-5, weightDecay: 0, gradientCheckpointing: 'false' as const, ...settings[name] };
+async function compare(name: string, arithmetic: ComputeDtype, python: string, folder: string): Promise<Comparison> {
+  note(`${name}, ${arithmetic}`);
+  const shared = { learningRate: 1e-5, weightDecay: 0, gradientCheckpointing: 'false' as const };
+  const method = { ...shared, computeDtype: arithmetic, ...settings[name] };
   const job = methodJob(method, folder, createRandom(seed));
   const script = fileURLToPath(new URL('method_worker.py', import.meta.url));
   const peer = (side: string, way: 'checkpointing' | 'fastest') =>
-    startWorker(side, [python, script, writeJob(job), method.finetuningType, way]);
+    startWorker(side, [python, script, writeJob(job), method.finetuningType, way, arithmetic]);
   const workers = [
     await peer(official[name], 'checkpointing'),
     await startTraining('blockwise', job),
     await peer(`${official[name]}, nothing recomputed`, 'fastest'),
   ];
   const first = workers.map(({ ready }) => ready.firstSeconds);
-  return { name, first, sides: await alternate(workers, counted) };
+  return { name, arithmetic, first, sides: await alternate(workers, counted) };
 }
 
 /** A step's share of what GaLore does anew every so many steps: what the first step took longer, compilation here included. */
@@ -84,6 +92,7 @@ function rowsOf(comparison: Comparison) {
     const { median, min, max } = side.seconds;
     return {
       method: comparison.name,
+      arithmetic: comparison.arithmetic,
       side: side.name,
       'seconds/step, median': round(median),
       'min - max': `${round(min)} - ${round(max)}`,
@@ -103,20 +112,26 @@ const python = benchPython(note);
 const chosen = Object.keys(settings).filter((name) => process.argv.length < 3 || process.argv.includes(name));
 await withModel(seed, async (folder) => {
   const comparisons: Comparison[] = [];
-  for (const name of chosen) comparisons.push(await compare(name, python, folder));
+  for (const name of chosen)
+    for (const arithmetic of arithmetics) comparisons.push(await compare(name, arithmetic, python, folder));
+  const of = (name: string) => {
+    const [fast, float32] = comparisons.filter((one) => one.name === name).map(figuresOf);
+    return float32 ? { ...fast, float32 } : fast;
+  };
   writeBenchmark({
     name: 'bench-methods',
     folder: 'methods',
     title: 'LoRA, LOMO, AdaLomo, GaLore and Ratio: Blockwise against the official packages',
     seed,
-    figures: Object.fromEntries(comparisons.map((comparison) => [comparison.name, figuresOf(comparison)])),
+    figures: Object.fromEntries(chosen.map((name) => [name, of(name)])),
     rows: comparisons.flatMap(rowsOf),
     notes: [
       `Llama of 110 million parameters, one step of ${batchShape.rows} x ${batchShape.length} tokens a round, every position predicted, the same ` +
         `weights and batches on both sides; ${counted} counted rounds after a step of warm-up, the sides taking turns; no clipping, default threads.`,
-      "Official: in float32 (the fastest for PyTorch on a CPU), scaled_dot_product_attention; with gradient checkpointing, as BAdam's paper " +
-        'compares all methods (appendix B), and with nothing recomputed. Blockwise: bfloat16 at rest, float32 arithmetic, products of linear ' +
-        'layers kept (--gradient_checkpointing false).',
+      "Official: scaled_dot_product_attention; with gradient checkpointing, as BAdam's paper compares all methods (appendix B), and with " +
+        'nothing recomputed. Blockwise: bfloat16 at rest, products of linear layers kept (--gradient_checkpointing false). bfloat16: the ' +
+        "official model is bfloat16, as in the packages' own scripts, and ours runs with --compute_dtype bfloat16; float32: neither. The JSON " +
+        'figures are those of the arithmetic that is fast here, bfloat16 on a CPU with instructions for it, and beside them those in float32.',
       'LoRA: rank 16 on q_proj and v_proj, AdamW. GaLore: rank 128, new projections every 200 steps, whose share of a step (what the first ' +
         'step took longer than the median, our compilation included) counts in the rates. Ratio: 0.1, adjacent, layers only.',
       'Peaks are VmHWM over the whole process, loading and warm-up included.',

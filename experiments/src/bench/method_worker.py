@@ -1,7 +1,8 @@
-"""PyTorch's side of bench-methods, in a process of its own: method_worker.py <job.json> lora|lomo|adalomo|galore|sparse checkpointing|fastest.
+"""PyTorch's side of bench-methods, in a process of its own: method_worker.py <job.json> lora|lomo|adalomo|galore|sparse
+checkpointing|fastest bfloat16|float32.
 
-Each method as its package's readme uses it, in float32, PyTorch's fastest dtype on a CPU, with nothing clipped; with gradient checkpointing,
-as in BAdam's paper (appendix B) for all methods, or with nothing recomputed. See train-job.ts for what comes in and goes out.
+Each method as its package's readme uses it, on a model of the given dtype, with nothing clipped; with gradient checkpointing, as in BAdam's
+paper (appendix B) for all methods, or with nothing recomputed. See train-job.ts for what comes in and goes out.
 """
 
 import json
@@ -102,13 +103,13 @@ METHODS = {"lora": lora, "lomo": lomo, "adalomo": adalomo, "galore": galore, "sp
 PACKAGES = ["torch", "transformers", "peft", "lomo-optim", "galore-torch", "badam"]
 
 
-def main(path, method, way):
+def main(path, method, way, dtype):
     with open(path) as file:
         job = json.load(file)
     base = memory("VmRSS")
     begin = time.perf_counter()
     folder = job["weights"]["folder"]
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa")
     model.config.use_cache = False
     model.train()
     if way == "checkpointing":

@@ -14,7 +14,7 @@ import {
   timesTransposed,
   type AnyTensor,
 } from '@blockwise/tensorflow';
-import { weightAtRest } from './stage-weights.ts';
+import { storedWeight, weightAtRest } from './stage-weights.ts';
 import type { LinearLayer } from './stages.ts';
 import { weightGradient } from './gradient-factors.ts';
 
@@ -212,9 +212,12 @@ export const plainLinear: LinearLayer = (name, x, w) => linear(x, weightAtRest(w
 export const bfloat16Linear: LinearLayer = (name, x, w) => {
   const weight = weightAtRest(w, `${name}.weight`);
   if (weight instanceof RawTensor && weight.dtype !== 'bfloat16') return plainLinear(name, x, w);
-  const times = (x: tf.Tensor, weight: AnyTensor) => matMulBfloat16(x, weight, false, true);
+  // A trained weight that is bfloat16 at rest (LOMO) need not be made float32 to be rounded back.
+  const stored = storedWeight(w, `${name}.weight`);
+  const operand = (weight: AnyTensor) => (stored.dtype === 'bfloat16' ? stored : weight);
+  const times = (x: tf.Tensor, weight: AnyTensor) => matMulBfloat16(x, operand(weight), false, true);
   const back = (dy: tf.Tensor, weight: AnyTensor) => {
-    const product = matMulBfloat16(dy, weight);
+    const product = matMulBfloat16(dy, operand(weight));
     const dx = cast(product);
     product.dispose();
     return dx;

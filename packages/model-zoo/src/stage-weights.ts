@@ -2,6 +2,13 @@ import { cast, castAfter, RawTensor, type AnyTensor, type tf } from '@blockwise/
 import type { StageWeights } from './stages.ts';
 
 const kept = Symbol('weights at rest');
+const replacedNames = Symbol('weights that a gradient is taken by');
+
+/** What stageWeights() and replaceWeights() put beside the weights themselves. */
+interface Hidden {
+  readonly [kept]?: ReadonlyMap<string, AnyTensor>;
+  readonly [replacedNames]?: ReadonlySet<string>;
+}
 
 /**
  * The weights of a stage inside a compiled function. Each is cast when it is first read: floats to float32, packed whole numbers
@@ -17,27 +24,25 @@ export function stageWeights(entries: readonly (readonly [name: string, value: A
   return weights as unknown as StageWeights;
 }
 
-/** The same with some weights replaced by tensors, those that a gradient is taken by. */
+/** The same with some weights replaced by tensors of the same values, those that a gradient is taken by. */
 export function replaceWeights(weights: StageWeights, replaced: Readonly<Record<string, tf.Tensor>>): StageWeights {
-  // Trained weights may be 16 bits at rest (LOMO): what they are replaced by must not be passed over.
-  const rest = new Map((weights as { [kept]?: Map<string, AnyTensor> })[kept]);
-  for (const name of Object.keys(replaced)) rest.delete(name);
   return Object.create(weights, {
     ...Object.getOwnPropertyDescriptors(replaced),
-    [kept]: { value: rest },
+    [replacedNames]: { value: new Set(Object.keys(replaced)) },
   }) as StageWeights;
 }
 
-/** The weight as it is kept, whatever its dtype; unlike a tensor that is made of it, it outlives the forward run. */
-export function storedWeight(weights: StageWeights, name: string): AnyTensor {
-  return (weights as { [kept]?: Map<string, AnyTensor> })[kept]?.get(name) ?? weights[name];
-}
+/** The weight as it is kept, whatever its dtype; unlike a tensor that is made of it, it outlives the forward run. No gradient passes it. */
+export const storedWeight = (weights: StageWeights, name: string): AnyTensor =>
+  (weights as Hidden)[kept]?.get(name) ?? weights[name];
 
 /** The weight as it is kept, where it is frozen and takes less than float32 (16 bits, quantised codes); else as a tensor. */
 export function weightAtRest(weights: StageWeights, name: string): AnyTensor {
+  // Trained weights may be 16 bits at rest (LOMO): what they are replaced by must not be passed over.
+  if ((weights as Hidden)[replacedNames]?.has(name)) return weights[name];
   const value = storedWeight(weights, name);
-  const frozen = value instanceof RawTensor && /^(bfloat16|float16|u?int8)$/.test(value.dtype);
-  return frozen ? value : weights[name];
+  const isSmall = value instanceof RawTensor && /^(bfloat16|float16|u?int8)$/.test(value.dtype);
+  return isSmall ? value : weights[name];
 }
 
 /**
