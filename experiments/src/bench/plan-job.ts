@@ -16,7 +16,8 @@ export interface PlannedPeak {
 export function planJob(job: TrainJob): Promise<PlannedMemory> {
   const [{ batchSize, length }] = job.rounds[0];
   const options = { gradientAccumulationSteps: 1, maxGradNorm: 0 };
-  return planMemory({ prepare: () => openJobModel(job), options, batchSize, length, baseBytes: 0, steps: 3 });
+  const steps = job.warmUp.length + job.rounds.length;
+  return planMemory({ prepare: () => openJobModel(job), options, batchSize, length, baseBytes: 0, steps });
 }
 
 /** A plan beside what the worker held before it made the model, against what it came to hold. */

@@ -68,7 +68,7 @@ export function hasBfloat16Products(device: 'cpu' | 'gpu' = 'cpu'): boolean {
 
 /**
  * Products x W^T with one or several weights, each as matMul2d(x, weight, false, true) but by the fastest way on a CPU. oneDNN multiplies
- * without packing its operands where a side of the product is below 704, and then long rows of W, or rows a multiple of 2 KiB apart, evict
+ * without packing its operands where a side of the product is at most 768, and then long rows of W, or rows a multiple of 2 KiB apart, evict
  * each other from the cache. So the smaller is transposed first: the weight, or x and the result (docs/architecture.md has the times: a quarter
  * less for 512 rows and K = 2048, half for 128 rows and K = 4096). No gradient is recorded.
  * @param x float32 [N, K]
@@ -81,7 +81,7 @@ export function timesTransposed(x: tf.Tensor): (weight: tf.Tensor) => tf.Tensor2
   return (weight) => {
     const M = weight.shape[0];
     // For a few rows transposing costs more than it saves.
-    const isSlow = onCpu && N >= 16 && Math.min(N, M) < 704 && (K % 512 === 0 || K > 4096);
+    const isSlow = onCpu && N >= 16 && Math.min(N, M) <= 768 && (K % 512 === 0 || K > 4096);
     if (!isSlow) return matMul2d(x, weight, false, true);
     if (K * M < N * (K + M)) return matMul2d(x, transpose(weight, x));
     return transpose(matMul2d(weight, (turned ??= transpose(x, x))));

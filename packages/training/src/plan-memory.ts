@@ -13,7 +13,10 @@ export interface MemoryPlanInput {
   /** Sequences in a batch, and tokens in a sequence: the longest bucket. */
   batchSize: number;
   length: number;
-  /** Steps that are rehearsed; default 3, or one for each block and one: let a block optimizer switch after every step. */
+  /**
+   * Steps of a short run: all are rehearsed, and of a mapped embedding only the rows count that they look up. Default: a long run, of which 3
+   * steps are rehearsed, or one for each block and one: let a block optimizer switch after every step.
+   */
   steps?: number;
   /** Resident before the model is loaded: Node, TensorFlow, data. */
   baseBytes: number;
@@ -44,10 +47,10 @@ export interface PlannedMemory extends MemoryPlan {
 /**
  * What the first steps take beside tensors: pages of TensorFlow's code that they run (seen in RssFile, the same in every run), and malloc's memory:
  * compiled functions, threads' stacks and arenas, kernels' scratch, arrays that V8 has not collected yet. The second is not counted but set
- * to about the median of what eight runs of models of 7M to 1.1B parameters took beyond the rehearsal (74 to 164 MB, on 2 cores); one of 0.1M takes
- * 70 MB less.
+ * to about the median of what nine runs of models of 7M to 1.1B parameters took beyond the rehearsal (61 to 200 MB, on 2 cores; the same run differs
+ * by 20 to 30 MB from time to time); one of 0.1M takes 70 MB less.
  */
-const engineBytes = { code: 38e6, heap: 92e6 };
+const engineBytes = { code: 38e6, heap: 104e6 };
 
 /**
  * Predicts a run's memory before it starts, by rehearsing its first steps: the run's own code goes through train() on tensors that have
@@ -60,13 +63,13 @@ export function planMemory(input: MemoryPlanInput): Promise<PlannedMemory> {
     const totalSteps = input.steps ?? Math.max(3, 1 + (optimizer.blocks?.length ?? 0));
     const options = { ...input.options, ...timing, totalSteps };
     const done = await train({ model, optimizer, batches: batchesOf(input), options });
-    const { resident, mapped } = memory();
+    const { resident, mapped, read } = memory();
     const parameters = [...model.parameters.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
     optimizer.dispose();
     model.dispose();
     const { gradientBytes: gradients, stateBytes: optimizerStates, activationBytes: activations } = done;
     const anonymous = resident + engineBytes.heap;
-    const fileBacked = mapped + engineBytes.code;
+    const fileBacked = (input.steps ? read : mapped) + engineBytes.code;
     const peak = input.baseBytes + anonymous + fileBacked;
     // Activations go as gradients come.
     const known = parameters + optimizerStates + Math.max(gradients, activations);

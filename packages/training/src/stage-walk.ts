@@ -23,7 +23,7 @@ export interface WalkTiming {
 /** Logits of one call of the head take at most this many bytes: long batches and large vocabularies go through it in pieces. */
 const maximumLogitBytes = 32 * 2 ** 20;
 /** A float32 copy of the head's weights is made for all pieces up to this size; a larger one is made in each, part by part. */
-const maximumHeadCopy = 256 * 2 ** 20;
+const maximumHeadCopy = 128 * 2 ** 20;
 /** Rows of a piece are a multiple of this, so that few shapes are compiled. */
 const rowMultiple = 64;
 const maximumRows = 1024;

@@ -1,3 +1,4 @@
+import { elementCount } from '../dtypes.ts';
 import { MemoryPool, type Allocation } from './memory-pool.ts';
 
 /** The memory behind tensors, shared by all that look at it. */
@@ -6,13 +7,19 @@ export interface TensorBuffer {
   references: number;
   /** None where the bytes are a mapped file's. */
   readonly allocation?: Allocation;
+  /** Of a mapped file's bytes: how many were read, whose pages are resident. */
+  read?: number;
 }
+
+/** Bytes of a mapped file that one read brings in at least: Linux maps the pages around the one that is missing (fault_around_bytes). */
+const readAround = 64 * 1024;
 
 /** Counts references; a buffer that nobody looks at goes back to the pool. */
 export class Buffers {
   readonly pool = new MemoryPool();
-  /** Bytes of mapped files that tensors look at. */
+  /** Bytes of mapped files that tensors look at, and how many of them were read. */
   mapped = 0;
+  read = 0;
 
   /** A new buffer with one reference. */
   create(bytes: number): TensorBuffer {
@@ -22,7 +29,23 @@ export class Buffers {
   /** A stretch of a mapped file. */
   map(bytes: number): TensorBuffer {
     this.mapped += bytes;
-    return { bytes, references: 1 };
+    return { bytes, references: 1, read: 0 };
+  }
+
+  /** An operation looks at a buffer: GatherV2 reads rows of its first input, `indices` of them, others read all of it. */
+  look(type: string, inputs: readonly { buffer?: TensorBuffer; shape: readonly number[] }[]): void {
+    const [{ buffer: table, shape }, indices] = [inputs[0] ?? { shape: [] }, inputs[1]];
+    for (const { buffer } of inputs) {
+      if (buffer?.read === undefined) continue;
+      const isGathered = type === 'GatherV2' && buffer === table;
+      // Each index another row: a run meets most of the vocabulary.
+      const rows = isGathered
+        ? elementCount(indices.shape) * Math.max(readAround, buffer.bytes / shape[0])
+        : buffer.bytes;
+      const more = Math.min(rows, buffer.bytes - buffer.read);
+      buffer.read += more;
+      this.read += more;
+    }
   }
 
   /** The same buffer with one more reference. */
@@ -34,6 +57,9 @@ export class Buffers {
   drop(buffer: TensorBuffer): void {
     if (--buffer.references > 0) return;
     if (buffer.allocation) this.pool.release(buffer.allocation);
-    else this.mapped -= buffer.bytes;
+    else {
+      this.mapped -= buffer.bytes;
+      this.read -= buffer.read ?? 0;
+    }
   }
 }

@@ -11,6 +11,8 @@ export interface SymbolSpec {
 /** One operation of a compiled function; ids are those of symbols, constants are left out. */
 export interface CallNode {
   readonly type: string;
+  /** Type, attributes and constants: equal for operations that do the same to their inputs. */
+  readonly does: string;
   readonly inputs: readonly number[];
   readonly outputs: readonly number[];
   /** A symbol that has to exist before, though it is no input. */
@@ -23,6 +25,26 @@ export interface CallPlan {
   readonly outputs: readonly number[];
   readonly nodes: readonly CallNode[];
   readonly symbols: ReadonlyMap<number, SymbolSpec>;
+}
+
+/** The same calculation with each operation that repeats an earlier one left out, as TensorFlow does before it runs a function. */
+export function withoutRepeats({ inputs, outputs, nodes, symbols }: CallPlan): CallPlan {
+  const first = new Map<string, readonly number[]>();
+  const replaced = new Map<number, number>();
+  const now = (id: number) => replaced.get(id) ?? id;
+  const kept = nodes.flatMap((node): CallNode[] => {
+    const own = {
+      ...node,
+      inputs: node.inputs.map(now),
+      after: node.after === undefined ? undefined : now(node.after),
+    };
+    const key = JSON.stringify([own.does, own.inputs, own.after]);
+    const earlier = first.get(key);
+    if (!earlier) first.set(key, node.outputs);
+    else node.outputs.forEach((id, i) => replaced.set(id, earlier[i]));
+    return earlier ? [] : [own];
+  });
+  return { inputs, outputs: outputs.map(now), nodes: kept, symbols };
 }
 
 /** Their outputs are other views of their first input's buffer. */
@@ -149,6 +171,7 @@ class Call {
   private begin({ type, inputs, outputs }: CallNode): TensorBuffer[] {
     const { symbols } = this.plan;
     const given = inputs.map((id) => ({ buffer: this.held.get(id), shape: symbols.get(id)!.shape }));
+    if (!views.has(type)) this.buffers.look(type, given);
     return outputBuffers(type, given, outputs.map((id) => symbols.get(id)!), this.buffers); // prettier-ignore
   }
 

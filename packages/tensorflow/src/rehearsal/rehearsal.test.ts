@@ -1,8 +1,13 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { compile } from '../compile.ts';
 import { initTensorFlow, liveTensors } from '../init.ts';
+import { MappedFile } from '../mapped-file.ts';
 import { matMul2d } from '../operations.ts';
+import { cast, gatherRows } from '../raw-tensor.ts';
 import { Variable } from '../variable.ts';
 import { MemoryPool } from './memory-pool.ts';
 import { rehearse } from './rehearsal.ts';
@@ -108,6 +113,38 @@ describe('rehearse', () => {
       });
       expect(bytes).toBe(tensors * 4 * MiB);
     }
+  });
+
+  it('counts what a compiled function does twice once, as TensorFlow runs it', async () => {
+    const bytesWith = (other: (x: tf.Tensor) => tf.Tensor) =>
+      bytesOf(async () => {
+        const fn = compile('twice', (x) => [matMul2d(tf.exp(x as tf.Tensor), other(x as tf.Tensor))]);
+        const x = tf.fill([1024, 1024], 1);
+        tf.dispose([x, ...(await fn.async(x))]);
+        fn.dispose();
+      });
+    expect(await bytesWith((x) => tf.exp(x))).toBe(3 * 4 * MiB); // x, exp(x) and the product
+    expect(await bytesWith((x) => tf.sqrt(x))).toBe(4 * 4 * MiB);
+  });
+
+  it('counts of a mapped table the rows that are looked up, of another mapped weight all of it', async () => {
+    const weight = new Uint8Array(4096 * 1024 * 2);
+    const path = join(mkdtempSync(join(tmpdir(), 'blockwise-rehearsal-')), 'weight.bin');
+    writeFileSync(path, weight);
+    const file = MappedFile.open(path);
+    await rehearse(async (memory) => {
+      const table = file.tensor(0, [4096, 1024], 'bfloat16');
+      const ids = tf.tensor1d([1, 2, 3], 'int32');
+      gatherRows(table, ids).dispose();
+      expect(memory()).toMatchObject({ mapped: 8 * MiB, read: 3 * 64 * 1024 });
+      cast(table).dispose();
+      expect(memory().read).toBe(8 * MiB);
+      ids.dispose();
+      table.dispose();
+      expect(memory()).toMatchObject({ mapped: 0, read: 0 });
+    });
+    file.close();
+    rmSync(dirname(path), { recursive: true });
   });
 
   it('updates variables in place, and copies where somebody reads', async () => {

@@ -9,6 +9,7 @@ import { Buffers, type TensorBuffer } from './buffers.ts';
 import {
   outputBuffers,
   runCall,
+  withoutRepeats,
   type CallNode,
   type CallPlan,
   type Schedule,
@@ -127,6 +128,7 @@ export class Rehearsal implements TensorRuntime {
     // The caller's handle and the operation both look at an input, so none can be taken over.
     const known = inputs.map((id) => ({ buffer: this.tensors.get(id)?.buffer, shape: this.describe(id).shape }));
     for (const { buffer } of known) if (buffer) this.buffers.share(buffer);
+    this.buffers.look(name, known);
     const results = outputBuffers(name, known, specs, this.buffers);
     for (const { buffer } of known) if (buffer) this.buffers.drop(buffer);
     return results.map((buffer, i) => this.value(specs[i], buffer));
@@ -146,7 +148,7 @@ export class Rehearsal implements TensorRuntime {
     try {
       const ids = inputs.map(({ dtype, shape }) => this.symbol(trace, trace.graph.input(dtype, shape)));
       const outputs = body(ids);
-      this.functions.set(name, { inputs: ids, outputs, nodes: trace.nodes, symbols: trace.symbols });
+      this.functions.set(name, withoutRepeats({ inputs: ids, outputs, nodes: trace.nodes, symbols: trace.symbols }));
     } finally {
       trace.graph.dispose();
       this.tracing = undefined;
@@ -180,7 +182,8 @@ export class Rehearsal implements TensorRuntime {
     });
     const outputs = trace.graph.node(type, attributes, given, previous).map((id) => this.symbol(trace, id));
     borrowed.forEach((handle) => this.real.delete(handle));
-    trace.nodes.push({ type, inputs: inputs.filter(isSymbol), outputs, after: previous });
+    const does = JSON.stringify([type, attributes, inputs.map((id) => isSymbol(id) || id)]);
+    trace.nodes.push({ type, does, inputs: inputs.filter(isSymbol), outputs, after: previous });
     return outputs.map((id) => this.describe(id));
   }
 
@@ -272,8 +275,9 @@ function byteLength(dtype: number, shape: readonly number[]): number {
 export interface RehearsedMemory {
   /** Resident in TensorFlow's allocator: all that it ever wrote to, which it does not give back. */
   resident: number;
-  /** Of mapped files, what tensors alive look at. */
+  /** Of mapped files, what tensors alive look at, and how much of it was read so far: of an embedding only some rows are. */
   mapped: number;
+  read: number;
 }
 
 /**
@@ -283,5 +287,7 @@ export interface RehearsedMemory {
 export async function rehearse<T>(body: (memory: () => RehearsedMemory) => Promise<T>): Promise<T> {
   const rehearsal = new Rehearsal(currentRuntime());
   const { buffers } = rehearsal;
-  return withRuntime(rehearsal, () => body(() => ({ resident: buffers.pool.resident, mapped: buffers.mapped })));
+  return withRuntime(rehearsal, () =>
+    body(() => ({ resident: buffers.pool.resident, mapped: buffers.mapped, read: buffers.read })),
+  );
 }
