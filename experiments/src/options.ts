@@ -48,7 +48,7 @@ export const optionTable = {
     model,
     choice(['float32', 'bfloat16']),
     { default: 'float32', only: finetuningTypes.filter((type) => !['qlora', 'bitnet'].includes(type)) },
-    'What linear layers multiply in. bfloat16 (sums and all else in float32, as torch.autocast) is about twice as fast on a CPU with AVX512_BF16 or AMX, and far slower on others.',
+    'What linear layers and attention multiply in. bfloat16 (sums and all else in float32, as torch.autocast) is about twice as fast on a CPU with AVX512_BF16 or AMX, and far slower on others.',
   ),
   streamed: option(
     model,

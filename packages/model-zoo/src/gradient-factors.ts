@@ -1,4 +1,4 @@
-import { cast, matMul2d, matMulBfloat16, RawTensor, tf, toRaw, type AnyTensor } from '@blockwise/tensorflow';
+import { matMul2d, matMulBfloat16, RawTensor, takeFloat32, tf, toRaw, type AnyTensor } from '@blockwise/tensorflow';
 
 /**
  * A summand of a gradient: the gradient itself, or the two factors of a linear layer's dW = dy^T x, dy [N, outputs] and x [N, inputs], both
@@ -11,10 +11,7 @@ let recorded: Map<number, readonly [dy: AnyTensor, x: AnyTensor]> | undefined;
 /** dy^T x, float32; bfloat16 factors are multiplied as matMulBfloat16() does. */
 export function multiplyFactors(dy: AnyTensor, x: AnyTensor): tf.Tensor2D {
   if (dy instanceof tf.Tensor) return matMul2d(dy, x as tf.Tensor, true);
-  const product = matMulBfloat16(dy, x, true);
-  const gradient = cast(product) as tf.Tensor2D;
-  product.dispose();
-  return gradient;
+  return takeFloat32(matMulBfloat16(dy, x, true)) as tf.Tensor2D;
 }
 
 /** dy^T x, the gradient of a linear layer's weight, multiplied in `dtype`; recordGradientFactors() can take it apart again. */

@@ -10,6 +10,7 @@ import {
   operation,
   RawTensor,
   sliceRows,
+  takeFloat32,
   tf,
   timesTransposed,
   type AnyTensor,
@@ -91,9 +92,7 @@ function productOf(compute: () => AnyTensor): tf.Tensor {
   const isRecorded = products && !products.replay;
   if (isRecorded) products!.values.push(y);
   if (y instanceof tf.Tensor) return y;
-  const product = cast(y);
-  if (!isRecorded) y.dispose();
-  return product;
+  return isRecorded ? cast(y) : takeFloat32(y);
 }
 
 /**
@@ -216,12 +215,7 @@ export const bfloat16Linear: LinearLayer = (name, x, w) => {
   const stored = storedWeight(w, `${name}.weight`);
   const operand = (weight: AnyTensor) => (stored.dtype === 'bfloat16' ? stored : weight);
   const times = (x: tf.Tensor, weight: AnyTensor) => matMulBfloat16(x, operand(weight), false, true);
-  const back = (dy: tf.Tensor, weight: AnyTensor) => {
-    const product = matMulBfloat16(dy, operand(weight));
-    const dx = cast(product);
-    product.dispose();
-    return dx;
-  };
+  const back = (dy: tf.Tensor, weight: AnyTensor) => takeFloat32(matMulBfloat16(dy, operand(weight)));
   const y =
     weight instanceof RawTensor
       ? productByInput(
@@ -309,25 +303,8 @@ export function rotary(x: tf.Tensor4D, cos: tf.Tensor, sin: tf.Tensor): tf.Tenso
 /** How attention multiplies: the last two axes, each transposed on request. */
 export type BatchMatMul = typeof batchMatMul;
 
-/** A stretch of queries, [from, to) of each row, and how many keys they see at most. */
-interface QueryPiece {
-  readonly from: number;
-  readonly to: number;
-  readonly keys: number;
-}
-
 /** Queries in a piece of causal attention at least: fewer make products too small to be fast. */
 const pieceQueries = 128;
-
-/** Under a causal mask a piece leaves out the keys behind its last query: for long rows nearly half of all scores. */
-function queryPieces(length: number, span: number, causal: boolean): QueryPiece[] {
-  if (!causal || length !== span) return [{ from: 0, to: length, keys: span }];
-  const size = Math.max(pieceQueries, Math.ceil(length / 8 / 64) * 64);
-  return Array.from({ length: Math.ceil(length / size) }, (_, i) => {
-    const to = Math.min((i + 1) * size, length);
-    return { from: i * size, to, keys: to };
-  });
-}
 
 /**
  * Attention(Q, K, V) = softmax(Q K^T / sqrt(D) + mask) V (arXiv 1706.03762). Grouped queries are folded into rows, so that the keys of a
@@ -336,8 +313,8 @@ function queryPieces(length: number, span: number, causal: boolean): QueryPiece[
  * @param keys float32 [B, K, S, D]
  * @param values float32 [B, K, S, D]
  * @param mask float32 [B or 1, 1, 1, T, S], 0 where a query may look and a large negative number elsewhere
- * @param options `causal`: whether with S = T the mask lets no query see a later key; such scores are left out, a piece of the queries after
- *   the other. `multiply`: in which arithmetic
+ * @param options `causal`: whether with S = T the mask lets no query see a later key. Then the queries go a piece after the other against
+ *   the keys up to the piece's last: for long rows nearly half of all scores are left out. `multiply`: in which arithmetic
  * @returns float32 [B, K, G * T, D]
  */
 export function attention(
@@ -349,62 +326,47 @@ export function attention(
 ): tf.Tensor4D {
   const [B, K, rows, D] = queries.shape;
   const [length, span] = mask.shape.slice(-2);
+  const size = Math.max(pieceQueries, Math.ceil(length / 8 / 64) * 64);
+  if (!causal || length !== span || length <= size) return attendOver(queries, keys, values, mask, multiply);
   const G = rows / length;
-  const pieces = queryPieces(length, span, causal);
-  const whole = pieces.length === 1;
-  /** A piece's rows of what each query has: [B, K, G * T, X] -> [B, K, G * t, X]. */
-  const queriesOf = (x: tf.Tensor, { from, to }: QueryPiece) => {
-    if (whole) return x;
-    const X = x.shape[3]!;
-    const grouped = tf.reshape(x, [B, K, G, length, X]);
-    return tf.reshape(tf.slice(grouped, [0, 0, 0, from, 0], [B, K, G, to - from, X]), [B, K, G * (to - from), X]);
-  };
-  const joined = (parts: tf.Tensor[]) => {
-    if (whole) return parts[0];
-    const grouped = parts.map((x, i) => tf.reshape(x, [B, K, G, pieces[i].to - pieces[i].from, D]));
-    return tf.reshape(tf.concat(grouped, 3), [B, K, rows, D]);
-  };
-  const keysOf = (x: tf.Tensor, { keys }: QueryPiece) =>
-    keys === span ? x : tf.slice(x, [0, 0, 0, 0], [B, K, keys, D]);
-  /** Sums over pieces of what each key got from the queries that see it. */
-  const summed = (parts: tf.Tensor[]) => {
-    const padded = parts.map((x, i) => {
-      const behind = span - pieces[i].keys;
-      return behind > 0 ? tf.pad(x, [[0, 0], [0, 0], [0, behind], [0, 0]]) : x; // prettier-ignore
-    });
-    return whole ? parts[0] : tf.addN(padded);
-  };
-  const maskOf = ({ from, to, keys }: QueryPiece) =>
-    whole ? mask : tf.slice(mask, [0, 0, 0, from, 0], [mask.shape[0], 1, 1, to - from, keys]);
+  const sizes = Array.from({ length: Math.ceil(length / size) }, (_, i) => Math.min(size, length - i * size));
+  const parts = tf.split(tf.reshape(queries, [B, K, G, length, D]), sizes, 3).map((part, i) => {
+    const [from, t] = [i * size, sizes[i]];
+    const seen = (x: tf.Tensor) => (from + t < span ? tf.slice(x, [0, 0, 0, 0], [B, K, from + t, D]) : x);
+    const ownMask = tf.slice(mask, [0, 0, 0, from, 0], [mask.shape[0], 1, 1, t, from + t]);
+    const own = tf.reshape(part, [B, K, G * t, D]);
+    return tf.reshape(attendOver(own, seen(keys), seen(values), ownMask, multiply), [B, K, G, t, D]);
+  });
+  return tf.reshape(tf.concat(parts, 3), [B, K, rows, D]);
+}
 
+/** attention() of all queries over all keys at once. */
+function attendOver(
+  queries: tf.Tensor,
+  keys: tf.Tensor,
+  values: tf.Tensor,
+  mask: tf.Tensor,
+  multiply: BatchMatMul,
+): tf.Tensor4D {
+  const [B, K, rows, D] = queries.shape;
+  const [length, span] = mask.shape.slice(-2);
   const attend = differentiable((save, queries, keys, values) => {
     const scaled = tf.mul(queries, 1 / Math.sqrt(D));
-    const weights = pieces.map((piece) => {
-      const scores = multiply(queriesOf(scaled, piece), keysOf(keys, piece), false, true);
-      const grouped = tf.reshape(scores, [B, K, G, piece.to - piece.from, piece.keys]);
-      return tf.reshape(operation('Softmax', [T], [tf.add(grouped, maskOf(piece))])[0], scores.shape);
-    });
-    const value = joined(pieces.map((piece, i) => multiply(weights[i], keysOf(values, piece))));
-    save([scaled, keys, values, value, ...weights]);
+    const scores = tf.reshape(multiply(scaled, keys, false, true), [B, K, rows / length, length, span]);
+    const weights = tf.reshape(operation('Softmax', [T], [tf.add(scores, mask)])[0], [B, K, rows, span]);
+    const value = multiply(weights, values);
+    save([scaled, keys, values, weights, value]);
     return {
       value,
-      gradFunc: (dy, [scaled, keys, values, value, ...weights]) => {
+      gradFunc: (dy, [scaled, keys, values, weights, value]) => {
+        const dWeights = multiply(dy, values, false, true);
         // The sum over keys of dWeights * weights is that over D of dy * value, which is smaller (FlashAttention, arXiv 2205.14135, appendix B.2).
         const along = tf.sum(tf.mul(dy, value), -1, true);
-        const grads = pieces.map((piece, i) => {
-          const own = queriesOf(dy, piece);
-          const dWeights = multiply(own, keysOf(values, piece), false, true);
-          const dScores = tf.mul(weights[i], tf.sub(dWeights, queriesOf(along, piece)));
-          return {
-            queries: multiply(dScores, keysOf(keys, piece)),
-            keys: multiply(dScores, queriesOf(scaled, piece), true),
-            values: multiply(weights[i], own, true),
-          };
-        });
+        const dScores = tf.mul(weights, tf.sub(dWeights, along));
         return [
-          tf.mul(joined(grads.map(({ queries }) => queries)), 1 / Math.sqrt(D)),
-          summed(grads.map(({ keys }) => keys)),
-          summed(grads.map(({ values }) => values)),
+          tf.mul(multiply(dScores, keys), 1 / Math.sqrt(D)),
+          multiply(dScores, scaled, true),
+          multiply(weights, dy, true),
         ];
       },
     };

@@ -38,6 +38,7 @@ export {
   gatherRows,
   RawTensor,
   sliceRows,
+  takeFloat32,
   toRaw,
   type AnyTensor,
   type Rounding,

@@ -2,12 +2,12 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import {
   attribute,
   batchMatMulBfloat16,
-  cast,
   initTensorFlow,
   matMul2d,
   matMulBfloat16,
   operation,
   sparseSoftmaxCrossEntropy,
+  takeFloat32,
   tf,
   timesTransposed,
   type RawTensor,
@@ -36,11 +36,7 @@ test('matMul2d transposes what it is asked to', () => {
 test('matMulBfloat16 rounds operands and result to bfloat16, and sums in float32', () => {
   // Half an ulp above 1 goes to the even neighbour, a bit more goes up; 256 + 1 needs nine bits and is rounded to 256 or 258.
   const [ulp, big] = [2 ** -7, 256];
-  const valuesOf = (product: RawTensor) => {
-    const values = cast(product).arraySync();
-    product.dispose();
-    return values;
-  };
+  const valuesOf = (product: RawTensor) => takeFloat32(product).arraySync();
   tf.tidy(() => {
     const one = tf.tensor2d([[1]]);
     const rounded = (value: number) => (valuesOf(matMulBfloat16(tf.tensor2d([[value]]), one)) as number[][])[0][0];

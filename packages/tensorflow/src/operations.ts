@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { existsSync, readFileSync } from 'node:fs';
 import { attribute, type Attribute } from './attributes.ts';
 import { dtypes } from './dtypes.ts';
-import { cast, idOfAny, RawTensor, toRaw, wrapAny, type AnyTensor } from './raw-tensor.ts';
+import { idOfAny, RawTensor, takeFloat32, toRaw, wrapAny, type AnyTensor } from './raw-tensor.ts';
 import { currentRuntime } from './runtime.ts';
 
 /** Operations of TensorFlow that TensorFlow.js lacks or reaches by a slower way. All work at once and inside compiled functions. */
@@ -43,10 +43,7 @@ export function batchMatMul(a: tf.Tensor, b: tf.Tensor, transposeA = false, tran
 /** batchMatMul() with operands and result rounded to bfloat16, sums in float32: see matMulBfloat16(). */
 export function batchMatMulBfloat16(a: tf.Tensor, b: tf.Tensor, transposeA = false, transposeB = false): tf.Tensor {
   const transposed = [attribute.bool('adj_x', transposeA), attribute.bool('adj_y', transposeB)];
-  const product = productInBfloat16('BatchMatMulV2', transposed, [a, b]);
-  const result = cast(product);
-  product.dispose();
-  return result;
+  return takeFloat32(productInBfloat16('BatchMatMulV2', transposed, [a, b]));
 }
 
 /** A product of two operands in bfloat16, of which float32 ones are rounded. (TensorFlow makes equal casts of a compiled function once.) */

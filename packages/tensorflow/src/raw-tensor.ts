@@ -97,6 +97,13 @@ export function cast(x: AnyTensor, dtype: 'float32' | 'int32' = 'float32'): tf.T
   return wrap(castValue(idOfAny(x), x.dtype as DType, dtype));
 }
 
+/** cast(x) of a RawTensor that is not needed any more: frees it. */
+export function takeFloat32(x: RawTensor): tf.Tensor {
+  const values = cast(x);
+  x.dispose();
+  return values;
+}
+
 /**
  * As cast(x), for weights: inside a compiled function, whose operations run as soon as their inputs exist, the copy waits until
  * `previous` exists. Without it all weights of a function would be copied at its start and held together.
