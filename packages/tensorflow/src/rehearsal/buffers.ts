@@ -32,20 +32,18 @@ export class Buffers {
     return { bytes, references: 1, read: 0 };
   }
 
-  /** An operation looks at a buffer: GatherV2 reads rows of its first input, `indices` of them, others read all of it. */
+  /** An operation reads its inputs: GatherV2 rows of the first, as many as it has indices, others all of each. */
   look(type: string, inputs: readonly { buffer?: TensorBuffer; shape: readonly number[] }[]): void {
-    const [{ buffer: table, shape }, indices] = [inputs[0] ?? { shape: [] }, inputs[1]];
-    for (const { buffer } of inputs) {
-      if (buffer?.read === undefined) continue;
-      const isGathered = type === 'GatherV2' && buffer === table;
+    inputs.forEach(({ buffer, shape }, i) => {
+      if (buffer?.read === undefined) return;
+      const isTable = type === 'GatherV2' && i === 0;
       // Each index another row: a run meets most of the vocabulary.
-      const rows = isGathered
-        ? elementCount(indices.shape) * Math.max(readAround, buffer.bytes / shape[0])
-        : buffer.bytes;
-      const more = Math.min(rows, buffer.bytes - buffer.read);
+      const perRow = Math.max(readAround, buffer.bytes / shape[0]);
+      const wanted = isTable ? perRow * elementCount(inputs[1]?.shape ?? []) : buffer.bytes;
+      const more = Math.min(wanted, buffer.bytes - buffer.read);
       buffer.read += more;
       this.read += more;
-    }
+    });
   }
 
   /** The same buffer with one more reference. */
