@@ -48,7 +48,6 @@ export {
   rotary,
   swiglu,
   unrecorded,
-  type BatchMatMul,
   type FrozenWeight,
 } from './layers.ts';
 export { linearShapes } from './linear-shapes.ts';

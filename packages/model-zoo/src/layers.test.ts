@@ -1,5 +1,5 @@
 import {
-  batchMatMulBfloat16,
+  bfloat16Arithmetic,
   cast,
   compile,
   initTensorFlow,
@@ -296,7 +296,7 @@ describe('causal attention over rows long enough for several pieces', () => {
   it('in bfloat16 differs by the rounding of its operands', () => {
     tf.tidy(() => {
       const whole = run({});
-      const errors = run({ causal: true, multiply: batchMatMulBfloat16 }).map((found, i) => error(found, whole[i]));
+      const errors = run({ causal: true, arithmetic: bfloat16Arithmetic }).map((found, i) => error(found, whole[i]));
       for (const one of errors) {
         expect(one).toBeGreaterThan(1e-4);
         expect(one).toBeLessThan(2e-2);

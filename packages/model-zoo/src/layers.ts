@@ -1,19 +1,17 @@
 import {
-  attribute,
-  batchMatMul,
   cast,
   castAfter,
-  dtypes,
+  float32Arithmetic,
   gatherRows,
   matMul2d,
   matMulBfloat16,
-  operation,
   RawTensor,
   sliceRows,
   takeFloat32,
   tf,
   timesTransposed,
   type AnyTensor,
+  type Arithmetic,
 } from '@blockwise/tensorflow';
 import { storedWeight, weightAtRest } from './stage-weights.ts';
 import type { LinearLayer } from './stages.ts';
@@ -41,8 +39,6 @@ function differentiable(body: Differentiable): (...inputs: tf.Tensor[]) => tf.Te
   });
   return wrapped as (...inputs: tf.Tensor[]) => tf.Tensor;
 }
-
-const T = attribute.type('T', dtypes.float32.code);
 
 /** Sums the rows of [N, H] into [H]. */
 const sumRows = (x: tf.Tensor) => tf.sum(x, 0);
@@ -276,14 +272,12 @@ export function rmsNorm(x: tf.Tensor2D, weight: tf.Tensor, eps: number): tf.Tens
   return norm(x, weight) as tf.Tensor2D;
 }
 
-const halves = (x: tf.Tensor) => tf.split(x, 2, 3) as [tf.Tensor4D, tf.Tensor4D];
+const halves = (x: tf.Tensor) => tf.split(x, 2, 3);
 
-/** x cos + (-x2, x1) sin with x's halves x1 and x2 over the last axis, as transformers lays heads out; the sign is put on the small table. */
+/** (x1 cos1 - x2 sin1, x2 cos2 + x1 sin2) with the halves of each over the last axis, as transformers lays heads out. */
 function rotate(x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor): tf.Tensor {
-  const [x1, x2] = halves(x);
-  const [sin1, sin2] = halves(sin);
-  const signed = tf.concat([tf.neg(sin1), sin2], 3);
-  return tf.add(tf.mul(x, cos), tf.mul(tf.concat([x2, x1], 3), signed));
+  const [[x1, x2], [cos1, cos2], [sin1, sin2]] = [halves(x), halves(cos), halves(sin)];
+  return tf.concat([tf.sub(tf.mul(x1, cos1), tf.mul(x2, sin1)), tf.add(tf.mul(x2, cos2), tf.mul(x1, sin2))], 3);
 }
 
 /**
@@ -300,9 +294,6 @@ export function rotary(x: tf.Tensor4D, cos: tf.Tensor, sin: tf.Tensor): tf.Tenso
   return turned(x) as tf.Tensor4D;
 }
 
-/** How attention multiplies: the last two axes, each transposed on request. */
-export type BatchMatMul = typeof batchMatMul;
-
 /** Queries in a piece of causal attention at least: fewer make products too small to be fast. */
 const pieceQueries = 128;
 
@@ -314,7 +305,7 @@ const pieceQueries = 128;
  * @param values float32 [B, K, S, D]
  * @param mask float32 [B or 1, 1, 1, T, S], 0 where a query may look and a large negative number elsewhere
  * @param options `causal`: whether with S = T the mask lets no query see a later key. Then the queries go a piece after the other against
- *   the keys up to the piece's last: for long rows nearly half of all scores are left out. `multiply`: in which arithmetic
+ *   the keys up to the piece's last: for long rows nearly half of all scores are left out. `arithmetic`: float32 unless said
  * @returns float32 [B, K, G * T, D]
  */
 export function attention(
@@ -322,12 +313,12 @@ export function attention(
   keys: tf.Tensor,
   values: tf.Tensor,
   mask: tf.Tensor,
-  { causal = false, multiply = batchMatMul }: { causal?: boolean; multiply?: BatchMatMul } = {},
+  { causal = false, arithmetic = float32Arithmetic }: { causal?: boolean; arithmetic?: Arithmetic } = {},
 ): tf.Tensor4D {
   const [B, K, rows, D] = queries.shape;
   const [length, span] = mask.shape.slice(-2);
   const size = Math.max(pieceQueries, Math.ceil(length / 8 / 64) * 64);
-  if (!causal || length !== span || length <= size) return attendOver(queries, keys, values, mask, multiply);
+  if (!causal || length !== span || length <= size) return attendOver(queries, keys, values, mask, arithmetic);
   const G = rows / length;
   const sizes = Array.from({ length: Math.ceil(length / size) }, (_, i) => Math.min(size, length - i * size));
   const parts = tf.split(tf.reshape(queries, [B, K, G, length, D]), sizes, 3).map((part, i) => {
@@ -335,7 +326,7 @@ export function attention(
     const seen = (x: tf.Tensor) => (from + t < span ? tf.slice(x, [0, 0, 0, 0], [B, K, from + t, D]) : x);
     const ownMask = tf.slice(mask, [0, 0, 0, from, 0], [mask.shape[0], 1, 1, t, from + t]);
     const own = tf.reshape(part, [B, K, G * t, D]);
-    return tf.reshape(attendOver(own, seen(keys), seen(values), ownMask, multiply), [B, K, G, t, D]);
+    return tf.reshape(attendOver(own, seen(keys), seen(values), ownMask, arithmetic), [B, K, G, t, D]);
   });
   return tf.reshape(tf.concat(parts, 3), [B, K, rows, D]);
 }
@@ -346,14 +337,14 @@ function attendOver(
   keys: tf.Tensor,
   values: tf.Tensor,
   mask: tf.Tensor,
-  multiply: BatchMatMul,
+  { multiply, softmax }: Arithmetic,
 ): tf.Tensor4D {
   const [B, K, rows, D] = queries.shape;
   const [length, span] = mask.shape.slice(-2);
   const attend = differentiable((save, queries, keys, values) => {
     const scaled = tf.mul(queries, 1 / Math.sqrt(D));
     const scores = tf.reshape(multiply(scaled, keys, false, true), [B, K, rows / length, length, span]);
-    const weights = tf.reshape(operation('Softmax', [T], [tf.add(scores, mask)])[0], [B, K, rows, span]);
+    const weights = softmax(tf.reshape(tf.add(scores, mask), [B, K, rows, span]));
     const value = multiply(weights, values);
     save([scaled, keys, values, weights, value]);
     return {

@@ -1,15 +1,6 @@
-import { batchMatMulBfloat16, Parameter, tf, type RawTensor } from '@blockwise/tensorflow';
+import { bfloat16Arithmetic, Parameter, tf, type Arithmetic, type RawTensor } from '@blockwise/tensorflow';
 import { llamaLayerShapes, llamaWeightShapes, type LlamaConfig } from './config.ts';
-import {
-  attention,
-  bfloat16Linear,
-  embedding,
-  plainLinear,
-  rmsNorm,
-  rotary,
-  swiglu,
-  type BatchMatMul,
-} from './layers.ts';
+import { attention, bfloat16Linear, embedding, plainLinear, rmsNorm, rotary, swiglu } from './layers.ts';
 import { rotaryTables } from './rotary-tables.ts';
 import { weightAtRest } from './stage-weights.ts';
 import type { BatchLayout, Context, LinearLayer, Stage, StagedModel, StageWeights } from './stages.ts';
@@ -56,7 +47,7 @@ export function attendedHeads(
   [cos, sin, mask]: Context,
   linear: LinearLayer,
   cache?: LayerCache,
-  multiply?: BatchMatMul,
+  arithmetic?: Arithmetic,
 ) {
   const { num_attention_heads: A, num_key_value_heads: K, head_dim: D } = config;
   const T = cos.shape[1]!;
@@ -73,7 +64,7 @@ export function attendedHeads(
     : [newKeys, newValues];
 
   const grouped = tf.reshape(queries, [B, K, (A / K) * T, D]); // the G heads of a group follow each other
-  const attended = tf.reshape(attention(grouped, keys, values, mask, { causal: true, multiply }), [B, A, T, D]);
+  const attended = tf.reshape(attention(grouped, keys, values, mask, { causal: true, arithmetic }), [B, A, T, D]);
   const joined = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [B * T, A * D]) as tf.Tensor2D;
   return { joined, keys, values };
 }
@@ -92,12 +83,12 @@ export function llamaLayer(
   context: Context,
   linear: LinearLayer = plainLinear,
   cache?: LayerCache,
-  multiply?: BatchMatMul,
+  arithmetic?: Arithmetic,
 ) {
   const eps = config.rms_norm_eps;
   const input = x as tf.Tensor2D;
   const inputNormed = rmsNorm(input, w['input_layernorm.weight'], eps);
-  const { joined, keys, values } = attendedHeads(config, w, inputNormed, context, linear, cache, multiply);
+  const { joined, keys, values } = attendedHeads(config, w, inputNormed, context, linear, cache, arithmetic);
   const middle = tf.add(input, linear('self_attn.o_proj', joined, w)) as tf.Tensor2D;
   const normed = rmsNorm(middle, w['post_attention_layernorm.weight'], eps);
   const gate = linear('mlp.gate_proj', normed, w);
@@ -108,7 +99,7 @@ export function llamaLayer(
 
 /** llamaLayer() with all products in bfloat16. */
 const bfloat16Layer: DecoderLayer = (config, w, x, context, linear = bfloat16Linear, cache) =>
-  llamaLayer(config, w, x, context, linear, cache, batchMatMulBfloat16);
+  llamaLayer(config, w, x, context, linear, cache, bfloat16Arithmetic);
 
 /** Final norm and vocabulary projection, row by row: float32 [rows, H] -> logits, float32 [rows, vocab_size]. */
 export function llamaHead(

@@ -69,7 +69,8 @@ function run(model: StagedModel, rows: Row[], values = floats(model), context = 
   return { flow, output: flow.at(-1)! as tf.Tensor2D, context };
 }
 
-function expectClose(found: tf.Tensor, expected: tf.Tensor, what: string, tolerance = 1e-6): void {
+/** Within 2e-6 of the largest value: rows of other lengths are summed in another order, which takes 1.2e-6 on a CPU with AMX. */
+function expectClose(found: tf.Tensor, expected: tf.Tensor, what: string, tolerance = 2e-6): void {
   expect([what, found.shape]).toEqual([what, expected.shape]);
   const scale = tf.max(tf.abs(expected)).dataSync()[0];
   const error = tf.max(tf.abs(tf.sub(found, expected))).dataSync()[0] / scale;

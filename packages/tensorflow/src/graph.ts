@@ -1,6 +1,7 @@
 import { int64s, setAttributes, type Attribute } from './attributes.ts';
 import { dtypes, elementCount } from './dtypes.ts';
 import { TensorUseError, tensorFlowError } from './errors.ts';
+import type { Constant, TracedFunction, TracedNode } from './fusion.ts';
 import { cstring, libc, type GraphOutput, type Pointer, type TensorFlowFunctions } from './library.ts';
 
 /** A value inside a graph under construction: which output of which node, its TF_DataType code and its shape. */
@@ -50,6 +51,7 @@ function repeatedElement(data: Pointer, bytes: number, elementBytes: number): Bu
 export class Graph {
   private readonly graph: Pointer;
   private readonly symbols = new Map<number, Symbol>();
+  private readonly recorded: TracedNode[] = [];
   private nodes = 0;
 
   constructor(
@@ -70,37 +72,56 @@ export class Graph {
 
   /** Declares an input of the function; returns its identifier. */
   input(dtype: number, shape: readonly number[]): number {
-    return this.node(
-      'Placeholder',
-      [
-        { name: 'dtype', type: 4, value: dtype },
-        { name: 'shape', type: 5, value: shape },
-      ],
-      [],
-    )[0];
+    const attributes = [
+      { name: 'dtype', type: 4, value: dtype },
+      { name: 'shape', type: 5, value: shape },
+    ];
+    return this.add('Placeholder', attributes, [], []).outputs[0];
   }
 
   /**
    * Adds a node; inputs are identifiers of symbols, or real handles, which become constants. Returns one identifier per output.
-   * @param after a symbol whose node has to run first, though it is no input
+   * @param after symbols whose nodes have to run first, though they are no inputs
    */
-  node(type: string, attributes: readonly Attribute[], inputs: readonly number[], after?: number): number[] {
+  node(
+    type: string,
+    attributes: readonly Attribute[],
+    inputs: readonly number[],
+    after: readonly number[] = [],
+  ): readonly number[] {
+    const ids = inputs.map((id) => (isSymbol(id) ? id : this.constant(this.constantOf(id))));
+    const node = this.add(type, attributes, ids, after);
+    this.recorded.push(node);
+    return node.outputs;
+  }
+
+  private add(
+    type: string,
+    attributes: readonly Attribute[],
+    inputs: readonly number[],
+    after: readonly number[],
+  ): TracedNode {
     const { api } = this;
-    const outputs = inputs.map((id) => (isSymbol(id) ? this.symbol(id).output : this.constant(id)));
+    const given = inputs.map((id) => this.symbol(id).output);
     const description = api.TF_NewOperation(this.graph, cstring(type), `n${this.nodes++}`);
     const lists = listInputs[type];
     if (lists) {
-      const count = lists === 'all' ? outputs.length : outputs.length - 1;
-      api.TF_AddInputList(description, packOutputs(outputs.slice(0, count)), count);
-      outputs.slice(count).forEach((value) => api.TF_AddInput(description, value));
+      const count = lists === 'all' ? given.length : given.length - 1;
+      api.TF_AddInputList(description, packOutputs(given.slice(0, count)), count);
+      given.slice(count).forEach((value) => api.TF_AddInput(description, value));
     } else {
-      outputs.forEach((value) => api.TF_AddInput(description, value));
+      given.forEach((value) => api.TF_AddInput(description, value));
     }
-    if (after !== undefined) api.TF_AddControlInput(description, this.symbol(after).output.oper);
+    for (const id of after) api.TF_AddControlInput(description, this.symbol(id).output.oper);
     setAttributes(api, 'graph', description, attributes, this.status);
-    const oper = api.TF_FinishOperation(description, this.status) as Pointer;
+    const outputs = this.finish(description, type, inputs);
+    return { type, attributes, inputs, outputs, after };
+  }
+
+  private finish(description: Pointer, type: string, inputs: readonly number[]): number[] {
+    const oper = this.api.TF_FinishOperation(description, this.status) as Pointer;
     this.check(type, inputs);
-    return Array.from({ length: api.TF_OperationNumOutputs(oper) }, (_, index) => this.register({ oper, index }));
+    return Array.from({ length: this.api.TF_OperationNumOutputs(oper) }, (_, index) => this.register({ oper, index }));
   }
 
   private register(output: GraphOutput): number {
@@ -113,60 +134,89 @@ export class Graph {
     return id;
   }
 
-  private constant(handle: Pointer): GraphOutput {
+  /** The contents of a small tensor from outside, or of one that a single element fills. */
+  private constantOf(handle: Pointer): Constant {
     const { api } = this;
     const tensor = this.resolve(handle);
     try {
       const bytes = api.TF_TensorByteSize(tensor) as number;
-      if (bytes > largestConstantBytes) {
-        const element = repeatedElement(api.TF_TensorData(tensor), bytes, bytes / elementCount(this.shapeOf(handle)));
-        if (element) return this.filled(element, handle);
-        throw new TensorUseError(
-          `a tensor of ${bytes} bytes from outside is used inside a compiled function: pass it as an input (only constants up to ${largestConstantBytes} bytes, or of one value throughout, are captured)`,
-        );
+      const data = api.TF_TensorData(tensor) as Pointer;
+      const [dtype, shape] = [api.TFE_TensorHandleDataType(handle) as number, this.shapeOf(handle)];
+      if (bytes <= largestConstantBytes) {
+        const contents = new Uint8Array(bytes);
+        if (bytes > 0) libc.copyOut(contents, data, bytes);
+        return { dtype, shape, bytes: contents, isRepeated: false };
       }
-      return this.constantOf(tensor, this.dtypeOf(handle));
+      const element = repeatedElement(data, bytes, bytes / elementCount(shape));
+      if (element) return { dtype, shape, bytes: element, isRepeated: true };
+      throw new TensorUseError(
+        `a tensor of ${bytes} bytes from outside is used inside a compiled function: pass it as an input (only constants up to ${largestConstantBytes} bytes, or of one value throughout, are captured)`,
+      );
     } finally {
       api.TF_DeleteTensor(tensor);
     }
   }
 
-  private constantOf(tensor: Pointer, dtype: number): GraphOutput {
+  /** Adds a constant: its values, or, of one that an element fills, Fill(shape, element) (what tf.ones() made from JavaScript). */
+  private constant(constant: Constant): number {
+    const { dtype, shape, bytes, isRepeated } = constant;
+    let id: number;
+    if (isRepeated) {
+      const dims = new Uint8Array(int64s(shape).buffer);
+      const types = [dtype, dtypes.int64.code];
+      const attributes = ['T', 'index_type'].map((name, i) => ({ name, type: 4, value: types[i] }));
+      const inputs = [this.values(dims, [shape.length], dtypes.int64.code), this.values(bytes, [], dtype)];
+      [id] = this.add('Fill', attributes, inputs, []).outputs;
+    } else {
+      id = this.values(bytes, shape, dtype);
+    }
+    this.recorded.push({ type: 'Const', attributes: [], inputs: [], outputs: [id], after: [], constant });
+    return id;
+  }
+
+  private values(bytes: Uint8Array, shape: readonly number[], dtype: number): number {
     const { api, status } = this;
+    const tensor = api.TF_AllocateTensor(dtype, int64s(shape), shape.length, bytes.length) as Pointer;
+    if (bytes.length > 0) libc.copyIn(api.TF_TensorData(tensor), bytes, bytes.length);
     const description = api.TF_NewOperation(this.graph, cstring('Const'), `n${this.nodes++}`);
     api.TF_SetAttrTensor(description, cstring('value'), tensor, status);
     api.TF_SetAttrType(description, cstring('dtype'), dtype);
-    const oper = api.TF_FinishOperation(description, status) as Pointer;
-    this.check('Const', []);
-    return { oper, index: 0 };
+    api.TF_DeleteTensor(tensor);
+    return this.finish(description, 'Const', [])[0];
   }
 
-  /** Fill(dims, element): what tf.ones() and tf.zeros() made from JavaScript, as gradients of TensorFlow.js do. */
-  private filled(element: Buffer, handle: Pointer): GraphOutput {
-    const { api, status } = this;
-    const dtype = this.dtypeOf(handle);
-    const dims = int64s(this.shapeOf(handle));
-    const constants = [
-      { values: new Uint8Array(dims.buffer), shape: int64s([dims.length]), type: dtypes.int64.code },
-      { values: element, shape: int64s([]), type: dtype },
-    ].map(({ values, shape, type }) => {
-      const tensor = api.TF_AllocateTensor(type, shape, shape.length, values.length) as Pointer;
-      libc.copyIn(api.TF_TensorData(tensor), values, values.length);
-      const output = this.constantOf(tensor, type);
-      api.TF_DeleteTensor(tensor);
-      return output;
-    });
-    const description = api.TF_NewOperation(this.graph, cstring('Fill'), `n${this.nodes++}`);
-    constants.forEach((constant) => api.TF_AddInput(description, constant));
-    api.TF_SetAttrType(description, cstring('T'), dtype);
-    api.TF_SetAttrType(description, cstring('index_type'), dtypes.int64.code);
-    const oper = api.TF_FinishOperation(description, status) as Pointer;
-    this.check('Fill', []);
-    return { oper, index: 0 };
+  /** What was traced so far, as a function of some inputs. */
+  traced(inputs: readonly number[], outputs: readonly number[]): TracedFunction {
+    return { inputs, outputs, nodes: this.recorded, describe: (id) => this.symbol(id) };
   }
 
-  private dtypeOf(handle: Pointer): number {
-    return this.api.TFE_TensorHandleDataType(handle);
+  /**
+   * Adds the nodes of a traced function; its inputs are given. Returns its outputs.
+   * @param kernel adds a kernel's node
+   */
+  replay(
+    { nodes, inputs, outputs }: Omit<TracedFunction, 'describe'>,
+    given: readonly number[],
+    kernel?: (node: TracedNode, inputs: readonly number[], after: readonly number[]) => readonly number[],
+  ): number[] {
+    const now = new Map(inputs.map((id, i) => [id, given[i]]));
+    const mapped = (ids: readonly number[]) => ids.map((id) => now.get(id)!);
+    for (const node of nodes) {
+      const [own, after] = [mapped(node.inputs), mapped(node.after)];
+      const made = node.constant
+        ? [this.constant(node.constant)]
+        : node.kernel
+          ? kernel!(node, own, after)
+          : this.node(node.type, node.attributes, own, after);
+      node.outputs.forEach((id, i) => now.set(id, made[i]));
+    }
+    return mapped(outputs);
+  }
+
+  /** Lets nodes call a function, by the name that it was made with. */
+  library(fn: Pointer): void {
+    this.api.TF_GraphCopyFunction(this.graph, fn, 0, this.status);
+    this.check('TF_GraphCopyFunction', []);
   }
 
   private shapeOf(handle: Pointer): number[] {

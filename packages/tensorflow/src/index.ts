@@ -17,12 +17,15 @@ export {
 export {
   batchMatMul,
   batchMatMulBfloat16,
+  bfloat16Arithmetic,
+  float32Arithmetic,
   hasBfloat16Products,
   matMul2d,
   matMulBfloat16,
   operation,
   sparseSoftmaxCrossEntropy,
   timesTransposed,
+  type Arithmetic,
 } from './operations.ts';
 export { Parameter } from './parameter.ts';
 export {

@@ -149,6 +149,7 @@ function bindTensorFlow(frameworkPath: string, ccPath: string) {
     TF_GraphToFunction: fn(
       'int64 TF_GraphToFunction(int64 graph, void *name, uint8 appendHash, int operations, int64 all, int inputCount, void *inputs, int outputCount, void *outputs, int64 outputNames, int64 options, int64 description, int64 status)',
     ),
+    TF_GraphCopyFunction: fn('void TF_GraphCopyFunction(int64 graph, int64 fn, int64 gradient, int64 status)'),
     TF_DeleteFunction: fn('void TF_DeleteFunction(int64 fn)'),
   };
 }

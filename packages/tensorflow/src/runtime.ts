@@ -1,8 +1,9 @@
 import { closeSync, openSync } from 'node:fs';
 import process from 'node:process';
-import { int64s, setAttributes, type Attribute } from './attributes.ts';
+import { attribute, int64s, setAttributes, type Attribute } from './attributes.ts';
 import { typeName } from './dtypes.ts';
 import { TensorUseError, tensorFlowError } from './errors.ts';
+import { fuse, actionOf, type TracedFunction, type TracedNode } from './fusion.ts';
 import { Graph, isSymbol } from './graph.ts';
 import { cstring, libc, loadLibrary, type Pointer, type TensorFlowFunctions } from './library.ts';
 import { UserError } from './provision/user-error.ts';
@@ -20,6 +21,8 @@ export interface Value {
   dtype: number;
   shape: number[];
 }
+
+const mustCompile = attribute.bool('_XlaMustCompile', true);
 
 /** The most outputs an operation may have: a layer's gradients fit many times over. */
 const maximumOutputs = 1024;
@@ -148,7 +151,7 @@ export class Runtime {
    */
   execute(name: string, attributes: readonly Attribute[], inputs: readonly number[], after?: number): Value[] {
     if (this.graph) {
-      const previous = after !== undefined && isSymbol(after) ? after : undefined;
+      const previous = after !== undefined && isSymbol(after) ? [after] : [];
       return this.graph.node(name, attributes, inputs, previous).map((id) => this.describe(id));
     }
     const op = this.prepare(name, attributes, inputs);
@@ -214,18 +217,82 @@ export class Runtime {
     body: (ids: number[]) => number[],
   ) {
     if (this.graph) throw new Error('internal: traces do not nest');
-    const resolve = (handle: Pointer) => this.api.TFE_TensorHandleResolve(handle, this.status) as Pointer;
-    const graph = (this.graph = new Graph(this.api, this.status, resolve));
+    const graph = (this.graph = this.newGraph());
     try {
       const ids = inputs.map(({ dtype, shape }) => graph.input(dtype, shape));
       const outputs = body(ids);
-      const fn = graph.toFunction(name, ids, outputs);
-      this.api.TFE_ContextAddFunction(this.context, fn, this.status);
+      const fused = fuse(graph.traced(ids, outputs), this.options.device);
+      const fn = fused.nodes.some(({ kernel }) => kernel)
+        ? this.build(name, fused, inputs)
+        : graph.toFunction(name, ids, outputs);
+      this.addFunction(name, fn);
       this.api.TF_DeleteFunction(fn);
-      this.check(name, []);
     } finally {
       graph.dispose();
       this.graph = undefined;
+    }
+  }
+
+  private newGraph(): Graph {
+    return new Graph(
+      this.api,
+      this.status,
+      (handle) => this.api.TFE_TensorHandleResolve(handle, this.status) as Pointer,
+    );
+  }
+
+  private addFunction(name: string, fn: Pointer): void {
+    this.api.TFE_ContextAddFunction(this.context, fn, this.status);
+    this.check(name, []);
+  }
+
+  /** A function of given nodes; each kernel becomes a call of a function that XLA compiles when it first runs. */
+  private build(
+    name: string,
+    traced: TracedFunction,
+    inputs: readonly { dtype: number; shape: readonly number[] }[],
+  ): Pointer {
+    const graph = this.newGraph();
+    try {
+      const ids = inputs.map(({ dtype, shape }) => graph.input(dtype, shape));
+      const outputs = graph.replay(traced, ids, (node, own, after) => {
+        const { name, fn } = this.kernel(node, node.inputs.map(traced.describe));
+        graph.library(fn);
+        return graph.node(name, [mustCompile], own, after);
+      });
+      return graph.toFunction(name, ids, outputs);
+    } finally {
+      graph.dispose();
+    }
+  }
+
+  private readonly kernels = new Map<string, { name: string; fn: Pointer }>();
+
+  /** The function of a kernel; equal kernels are one, which XLA compiles once. */
+  private kernel(
+    { kernel: nodes = [], inputs, outputs }: TracedNode,
+    types: readonly { dtype: number; shape: readonly number[] }[],
+  ): { name: string; fn: Pointer } {
+    const places = new Map(inputs.map((id, i) => [id, i]));
+    for (const node of nodes) node.outputs.forEach((id) => places.set(id, places.size));
+    const place = (ids: readonly number[]) => ids.map((id) => places.get(id));
+    const steps = nodes.map((node) => `${actionOf(node)} ${place(node.inputs)}`);
+    const key = [...types.map(({ dtype, shape }) => `${dtype}[${shape}]`), ...steps, place(outputs)].join('\n');
+    const known = this.kernels.get(key);
+    if (known) return known;
+    const name = `kernel_${this.kernels.size}`;
+    const graph = this.newGraph();
+    try {
+      const ids = types.map(({ dtype, shape }) => graph.input(dtype, shape));
+      // What runs before a kernel runs before all of it.
+      const own = nodes.map((node) => ({ ...node, after: [] }));
+      const fn = graph.toFunction(name, ids, graph.replay({ nodes: own, inputs, outputs }, ids));
+      this.addFunction(name, fn);
+      const made = { name, fn };
+      this.kernels.set(key, made);
+      return made;
+    } finally {
+      graph.dispose();
     }
   }
 

@@ -1,4 +1,5 @@
 import { elementCount } from '../dtypes.ts';
+import { scratchBytes, type TracedFunction } from '../fusion.ts';
 import type { Buffers, TensorBuffer } from './buffers.ts';
 
 /** A value of a compiled function: which buffer it takes is known when the function runs. */
@@ -11,12 +12,12 @@ export interface SymbolSpec {
 /** One operation of a compiled function; ids are those of symbols, constants are left out. */
 export interface CallNode {
   readonly type: string;
-  /** Type, attributes and constants: equal for operations that do the same to their inputs. */
-  readonly does: string;
   readonly inputs: readonly number[];
   readonly outputs: readonly number[];
-  /** A symbol that has to exist before, though it is no input. */
-  readonly after?: number;
+  /** Symbols that have to exist before, though they are no inputs. */
+  readonly after: readonly number[];
+  /** Bytes that it takes while it runs, beside its outputs. */
+  readonly scratch: number;
 }
 
 /** What a trace left: enough to tell when each buffer of a call comes and goes. */
@@ -27,24 +28,19 @@ export interface CallPlan {
   readonly symbols: ReadonlyMap<number, SymbolSpec>;
 }
 
-/** The same calculation with each operation that repeats an earlier one left out, as TensorFlow does before it runs a function. */
-export function withoutRepeats({ inputs, outputs, nodes, symbols }: CallPlan): CallPlan {
-  const first = new Map<string, readonly number[]>();
-  const replaced = new Map<number, number>();
-  const now = (id: number) => replaced.get(id) ?? id;
-  const kept = nodes.flatMap((node): CallNode[] => {
-    const own = {
-      ...node,
-      inputs: node.inputs.map(now),
-      after: node.after === undefined ? undefined : now(node.after),
-    };
-    const key = JSON.stringify([own.does, own.inputs, own.after]);
-    const earlier = first.get(key);
-    if (!earlier) first.set(key, node.outputs);
-    else node.outputs.forEach((id, i) => replaced.set(id, earlier[i]));
-    return earlier ? [] : [own];
-  });
-  return { inputs, outputs: outputs.map(now), nodes: kept, symbols };
+/** The plan of a traced function's calls. */
+export function callPlan(traced: TracedFunction, specOf: (id: number) => SymbolSpec): CallPlan {
+  const { inputs, outputs, nodes } = traced;
+  const constants = new Set(nodes.flatMap(({ type, outputs }) => (type === 'Const' ? outputs : [])));
+  const own = (ids: readonly number[]) => ids.filter((id) => !constants.has(id));
+  const symbols = new Map([...inputs, ...nodes.flatMap(({ outputs }) => outputs)].map((id) => [id, specOf(id)]));
+  const kept = nodes
+    .filter(({ type }) => type !== 'Const')
+    .map((node) => ({
+      ...{ type: node.type, inputs: own(node.inputs), outputs: node.outputs, after: own(node.after) },
+      scratch: scratchBytes(node, (id) => specOf(id).bytes),
+    }));
+  return { inputs, outputs, nodes: kept, symbols };
 }
 
 /** Their outputs are other views of their first input's buffer. */
@@ -133,7 +129,7 @@ class Call {
     for (const id of [...this.nodes.flatMap(({ inputs }) => inputs), ...plan.outputs])
       this.uses.set(id, (this.uses.get(id) ?? 0) + 1);
     for (const node of this.nodes) {
-      const before = new Set([...node.inputs, ...(node.after === undefined ? [] : [node.after])]);
+      const before = new Set([...node.inputs, ...node.after]);
       this.missing.set(node, before.size);
       for (const id of before) this.waiting.set(id, [...(this.waiting.get(id) ?? []), node]);
     }
@@ -143,15 +139,18 @@ class Call {
     const take = (nodes: CallNode[]) => nodes.splice(choose(nodes.length), 1)[0];
     const queue = this.nodes.filter((node) => this.missing.get(node) === 0);
     this.plan.inputs.forEach((id, i) => queue.push(...this.arrive(id, args[i])));
-    const running: { node: CallNode; results: TensorBuffer[]; end: number }[] = [];
+    const running: { node: CallNode; results: TensorBuffer[]; scratch: TensorBuffer[]; end: number }[] = [];
     let time = 0;
-    const start = (node: CallNode) =>
-      running.push({ node, results: this.begin(node), end: time + cost(node, this.plan) });
+    const start = (node: CallNode) => {
+      const scratch = node.scratch > 0 ? [this.buffers.create(node.scratch)] : [];
+      running.push({ node, results: this.begin(node), scratch, end: time + cost(node, this.plan) });
+    };
     while (queue.length > 0 || running.length > 0) {
       while (queue.length > 0 && running.length < workers) start(take(queue));
       const first = running.reduce((a, b) => (b.end < a.end ? b : a));
       running.splice(running.indexOf(first), 1);
       time = first.end;
+      first.scratch.forEach((buffer) => this.buffers.drop(buffer));
       const ready = this.end(first.node, first.results);
       if (ready.length > 0) start(take(ready));
       queue.push(...ready);
@@ -204,7 +203,7 @@ function neededNodes(plan: CallPlan): CallNode[] {
   for (const node of [...plan.nodes].reverse()) {
     if (!node.outputs.some((id) => wanted.has(id))) continue;
     node.inputs.forEach((id) => wanted.add(id));
-    if (node.after !== undefined) wanted.add(node.after);
+    node.after.forEach((id) => wanted.add(id));
     nodes.unshift(node);
   }
   neededCache.set(plan, nodes);

@@ -6,15 +6,8 @@ import type { Pointer } from '../library.ts';
 import { currentRuntime, withRuntime, type TensorRuntime, type Value } from '../runtime.ts';
 import { availableParallelism } from 'node:os';
 import { Buffers, type TensorBuffer } from './buffers.ts';
-import {
-  outputBuffers,
-  runCall,
-  withoutRepeats,
-  type CallNode,
-  type CallPlan,
-  type Schedule,
-  type SymbolSpec,
-} from './compiled-call.ts';
+import { fuse } from '../fusion.ts';
+import { callPlan, outputBuffers, runCall, type CallPlan, type Schedule, type SymbolSpec } from './compiled-call.ts';
 
 /** Identifiers of imagined tensors: above every address, below every symbol of a graph. */
 const firstImagined = 2 ** 48;
@@ -32,13 +25,6 @@ interface Imagined {
   readonly values?: Uint8Array;
 }
 
-/** A graph being traced, and what will be simulated of it. */
-interface Trace {
-  readonly graph: Graph;
-  readonly nodes: CallNode[];
-  readonly symbols: Map<number, SymbolSpec>;
-}
-
 /**
  * Stands in for the runtime and computes nothing: every operation yields tensors of the right type and shape, and what they would take
  * of the memory is kept count of. Values read are zeros. Operations on small tensors alone are really executed, for their shapes.
@@ -49,7 +35,7 @@ export class Rehearsal implements TensorRuntime {
   private readonly functions = new Map<string, CallPlan>();
   private readonly status: Pointer;
   private next = firstImagined;
-  private tracing: Trace | undefined;
+  private tracing: Graph | undefined;
   /** As many operations side by side as cores (ConfigProto's default), in an order that is the same in every rehearsal. */
   private readonly schedule: Schedule = { workers: availableParallelism(), choose: generator() };
 
@@ -109,7 +95,7 @@ export class Rehearsal implements TensorRuntime {
   describe(id: number): Value {
     if (isSymbol(id)) {
       if (!this.tracing) throw new TensorUseError('a value of a compiled function is used outside of it');
-      const { dtype, shape } = this.tracing.graph.symbol(id);
+      const { dtype, shape } = this.tracing.symbol(id);
       return { id, dtype, shape };
     }
     const tensor = this.tensors.get(id);
@@ -144,13 +130,17 @@ export class Rehearsal implements TensorRuntime {
     body: (ids: number[]) => number[],
   ): void {
     if (this.tracing) throw new Error('internal: traces do not nest');
-    const trace = (this.tracing = { graph: this.graph(), nodes: [], symbols: new Map<number, SymbolSpec>() });
+    const graph = (this.tracing = this.graph());
     try {
-      const ids = inputs.map(({ dtype, shape }) => this.symbol(trace, trace.graph.input(dtype, shape)));
-      const outputs = body(ids);
-      this.functions.set(name, withoutRepeats({ inputs: ids, outputs, nodes: trace.nodes, symbols: trace.symbols }));
+      const ids = inputs.map(({ dtype, shape }) => graph.input(dtype, shape));
+      const traced = fuse(graph.traced(ids, body(ids)), this.options.device);
+      const specOf = (id: number) => {
+        const { dtype, shape } = traced.describe(id);
+        return { dtype, shape, bytes: byteLength(dtype, shape) };
+      };
+      this.functions.set(name, callPlan(traced, specOf));
     } finally {
-      trace.graph.dispose();
+      graph.dispose();
       this.tracing = undefined;
     }
   }
@@ -164,13 +154,13 @@ export class Rehearsal implements TensorRuntime {
   }
 
   private addNode(
-    trace: Trace,
+    graph: Graph,
     type: string,
     attributes: readonly Attribute[],
     inputs: readonly number[],
     after?: number,
   ): Value[] {
-    const previous = after !== undefined && isSymbol(after) ? after : undefined;
+    const previous = after !== undefined && isSymbol(after) ? [after] : [];
     const borrowed: Pointer[] = [];
     const given = inputs.map((id) => {
       const values = this.tensors.get(id)?.values;
@@ -180,17 +170,9 @@ export class Rehearsal implements TensorRuntime {
       borrowed.push(this.real.createTensor(values, shape, dtype));
       return borrowed.at(-1)!;
     });
-    const outputs = trace.graph.node(type, attributes, given, previous).map((id) => this.symbol(trace, id));
+    const outputs = graph.node(type, attributes, given, previous);
     borrowed.forEach((handle) => this.real.delete(handle));
-    const does = JSON.stringify([type, attributes, inputs.map((id) => isSymbol(id) || id)]);
-    trace.nodes.push({ type, does, inputs: inputs.filter(isSymbol), outputs, after: previous });
     return outputs.map((id) => this.describe(id));
-  }
-
-  private symbol(trace: Trace, id: number): number {
-    const { dtype, shape } = trace.graph.symbol(id);
-    trace.symbols.set(id, { dtype, shape, bytes: byteLength(dtype, shape) });
-    return id;
   }
 
   private call(plan: CallPlan, inputs: readonly number[]): Value[] {
