@@ -92,13 +92,13 @@ const lossScaling = ({ fp16 }: Options) => (fp16 ? { lossScale: { initScale: 2 *
 
 export const galoreOf: Factory = (options, config) => {
   const { galoreTarget: targets, galoreRank: rank, galoreUpdateInterval: updateProjGap } = options;
-  const { galoreScale: scale, galoreProjType: projType } = options;
+  const { galoreScale: scale, galoreProjType: projType, computeDtype } = options;
   const linear = [...llamaLayerShapes(config)].filter(([, { length }]) => length === 2).map(([name]) => moduleOf(name));
   const wrong = targets.filter((name) => name !== 'all' && !linear.includes(name));
   if (wrong.length > 0)
     throw new UserError(`--galore_target: the model has no ${wrong.join(', ')}; it has all, ${linear.join(', ')}`);
   const target = (name: string) => (targets.includes('all') ? linear : targets).includes(moduleOf(name));
-  return galore({ ...adamOptions(options), rank, updateProjGap, scale, projType, target });
+  return galore({ ...adamOptions(options), rank, updateProjGap, scale, projType, computeDtype, target });
 };
 
 /** `q_proj` of `model.layers.0.self_attn.q_proj.weight`. */

@@ -1,6 +1,7 @@
 import {
   cast,
   castAfter,
+  columnSums,
   float32Arithmetic,
   gatherRows,
   matMul2d,
@@ -39,9 +40,6 @@ function differentiable(body: Differentiable): (...inputs: tf.Tensor[]) => tf.Te
   });
   return wrapped as (...inputs: tf.Tensor[]) => tf.Tensor;
 }
-
-/** Sums the rows of [N, H] into [H]. */
-const sumRows = (x: tf.Tensor) => tf.sum(x, 0);
 
 /** Products of linear layers, recorded in one run of a stage to be replayed in another. */
 interface Products {
@@ -265,7 +263,7 @@ export function rmsNorm(x: tf.Tensor2D, weight: tf.Tensor, eps: number): tf.Tens
       gradFunc: (dy, [normed, scale, weight]) => {
         const g = tf.mul(dy, weight);
         const along = tf.mean(tf.mul(g, normed), -1, true);
-        return [tf.mul(scale, tf.sub(g, tf.mul(normed, along))), sumRows(tf.mul(dy, normed))];
+        return [tf.mul(scale, tf.sub(g, tf.mul(normed, along))), columnSums(tf.mul(dy, normed))];
       },
     };
   });

@@ -1,10 +1,10 @@
-import { attribute, compile, dtypes, operation, tf } from '@blockwise/tensorflow';
+import { columnSums, tf } from '@blockwise/tensorflow';
 import { fusedOptimizer, type LomoOptions } from './lomo.ts';
 import { notNegative } from './option-checks.ts';
 import type { OptimizerFactory } from './optimizer.ts';
-import type { Update, UpdateRule } from './parameter-optimizer.ts';
+import { computedUpdate, type UpdateRule } from './parameter-optimizer.ts';
 import { UserError } from './user-error.ts';
-import { shrink, weightDecayOf } from './weight-decay.ts';
+import { weightDecayOf } from './weight-decay.ts';
 
 /** Options of lomo-optim's AdaLomo; clipping as for lomo(). */
 export interface AdaLomoOptions extends LomoOptions {
@@ -31,28 +31,6 @@ export function adaLomo(options: AdaLomoOptions = {}): OptimizerFactory {
   if (!(Number.isFinite(decayRate) && decayRate <= 0))
     problems.push(`decayRate is ${decayRate}, expected a number of at most 0`);
   if (problems.length > 0) throw UserError.of("AdaLomo's options", problems);
-  const apply = (update: Update, weightDecay: number) => {
-    const { master, states, gradient, step, scalar } = update;
-    const values = master.read();
-    const moments = states.map((state) => state.read());
-    const fresh = step ** decayRate;
-    const scalars = [
-      scalar('beta', 1 - fresh),
-      scalar('fresh', fresh),
-      scalar('eps0', eps[0]),
-      scalar('eps1', eps[1]),
-      scalar('clipThreshold', clipThreshold),
-      scalar('learningRate', update.learningRate),
-    ];
-    const compiled = states.length === 2 ? factored : unfactored;
-    const [change, rate, size, ...next] = compiled(values, gradient, ...moments, ...scalars);
-    // A read that is alive would make the update copy the variable.
-    tf.dispose([values, ...moments]);
-    next.forEach((moment, i) => states[i].assign(moment));
-    if (weightDecay !== 0) tf.tidy(() => shrink(master, tf.mul(size, weightDecay)));
-    master.applyGradientDescent(rate, change);
-    tf.dispose([change, rate, size, ...next]);
-  };
   return (parameters, compat) => {
     const decay = weightDecayOf(options, 0, compat);
     const states: UpdateRule['states'] = ({ shape }) =>
@@ -62,39 +40,40 @@ export function adaLomo(options: AdaLomoOptions = {}): OptimizerFactory {
             { name: 'exp_avg_sq_col', shape: [shape[1]] },
           ]
         : [{ name: 'exp_avg_sq' }];
-    const rule: UpdateRule = { learningRate, states, apply: (update) => apply(update, decay(update.name)) };
+    const rule: UpdateRule = {
+      ...{ learningRate, states, computed: adaLomoStep },
+      scalars: ({ name, learningRate, step }) => {
+        const fresh = step ** decayRate;
+        const [eps0, eps1] = eps;
+        return { beta: 1 - fresh, fresh, eps0, eps1, clipThreshold, learningRate, decay: decay(name) };
+      },
+    };
     return fusedOptimizer(parameters, rule, options);
   };
 }
 
-/** (p, g, row, col, beta, 1 - beta, eps0, eps1, threshold, lr) -> u, the rate to subtract it at, s, new row, new col. */
-const factored = compile('adalomo_factored', (...inputs) => {
-  const [weight, gradient, row, col, beta, fresh, eps0, ...rest] = inputs as tf.Tensor[];
-  const squares = tf.square(gradient);
-  const moved = (moment: tf.Tensor, axis: number) =>
-    tf.add(tf.mul(moment, beta), tf.mul(tf.add(tf.mean(squares, axis), eps0), fresh));
-  const [newRow, newCol] = [moved(row, 1), moved(col, 0)];
-  const byRow = tf.rsqrt(tf.div(newRow, tf.mean(newRow)));
-  const update = tf.mul(tf.mul(gradient, tf.rsqrt(newCol)), tf.expandDims(byRow, 1));
-  return [update, ...rates(weight, update, rest), newRow, newCol];
-});
-
-/** (p, g, v, the same scalars) -> u, the rate to subtract it at, s, new v. */
-const unfactored = compile('adalomo_unfactored', (...inputs) => {
-  const [weight, gradient, moment, beta, fresh, eps0, ...rest] = inputs as tf.Tensor[];
-  const moved = tf.add(tf.mul(moment, beta), tf.mul(tf.add(tf.square(gradient), eps0), fresh));
-  const update = tf.mul(gradient, tf.rsqrt(moved));
-  return [update, ...rates(weight, update, rest), moved];
-});
-
-/** s / max(1, rms(u) / threshold), and s = lr max(eps1, rms(p)). */
-function rates(weight: tf.Tensor, update: tf.Tensor, [eps1, threshold, learningRate]: tf.Tensor[]): tf.Tensor[] {
-  const size = tf.mul(learningRate, tf.maximum(eps1, rootMeanSquare(weight)));
-  return [tf.div(size, tf.maximum(1, tf.div(rootMeanSquare(update), threshold))), size];
-}
+const adaLomoStep = computedUpdate(
+  'adalomo',
+  ['beta', 'fresh', 'eps0', 'eps1', 'clipThreshold', 'learningRate', 'decay'],
+  (weight, gradient, states, { beta, fresh, eps0, eps1, clipThreshold, learningRate, decay }) => {
+    const squares = tf.square(gradient);
+    const moved = (moment: tf.Tensor, square: tf.Tensor) =>
+      tf.add(tf.mul(moment, beta), tf.mul(tf.add(square, eps0), fresh));
+    const means = () => [tf.mean(squares, 1), tf.div(columnSums(squares), weight.shape[0])];
+    const moments =
+      states.length === 2 ? means().map((mean, i) => moved(states[i], mean)) : [moved(states[0], squares)];
+    const [row, column] = moments;
+    const update = column
+      ? tf.mul(tf.mul(gradient, tf.rsqrt(column)), tf.expandDims(tf.rsqrt(tf.div(row, tf.mean(row))), 1))
+      : tf.mul(gradient, tf.rsqrt(row));
+    const size = tf.mul(learningRate, tf.maximum(eps1, rootMeanSquare(weight)));
+    const rate = tf.div(size, tf.maximum(1, tf.div(rootMeanSquare(update), clipThreshold)));
+    const shrunk = tf.sub(weight, tf.mul(weight, tf.mul(size, decay)));
+    return [tf.sub(shrunk, tf.mul(update, rate)), ...moments];
+  },
+);
 
 function rootMeanSquare(x: tf.Tensor): tf.Tensor {
-  // L2Loss is sum(x^2) / 2 without a temporary of x's size.
-  const [half] = operation('L2Loss', [attribute.type('T', dtypes.float32.code)], [x]);
-  return tf.sqrt(tf.mul(half, 2 / x.size));
+  const squares = x.rank === 2 ? columnSums(tf.sum(tf.square(x), 1, true)) : tf.square(x);
+  return tf.sqrt(tf.div(tf.sum(squares), x.size));
 }

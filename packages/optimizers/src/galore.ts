@@ -1,4 +1,14 @@
-import { attribute, compile, dtypes, matMul2d, operation, tf } from '@blockwise/tensorflow';
+import {
+  attribute,
+  compile,
+  dtypes,
+  matMul2d,
+  matMulBfloat16,
+  operation,
+  takeFloat32,
+  tf,
+  type CompiledFunction,
+} from '@blockwise/tensorflow';
 import { adamSettings, adamStep, type AdamOptions } from './adamw.ts';
 import { didYouMean } from './near-match.ts';
 import type { OptimizerFactory } from './optimizer.ts';
@@ -21,6 +31,8 @@ export interface GaloreOptions extends AdamOptions {
    * the smaller side, reverse_std the larger one. (With m >= n std is right, else left.)
    */
   projType?: GaloreProjType;
+  /** What gradients are projected and updates are projected back in; default float32. (galore-torch: in the gradients' dtype.) */
+  computeDtype?: 'float32' | 'bfloat16';
   /** Whether moments are made smaller by the size of their gradients at first; default true. */
   correctBias?: boolean;
   /** Names of the weights that are projected where they are matrices; default those in a module with attn or mlp in its name. */
@@ -40,6 +52,7 @@ export interface GaloreOptions extends AdamOptions {
  */
 export function galore(options: GaloreOptions = {}): OptimizerFactory {
   const { rank = 128, updateProjGap = 200, scale = 0.25, projType = 'std', correctBias = true } = options;
+  const { computeDtype = 'float32' } = options;
   const { target = (name) => /attn|mlp/.test(name), eps: epsilon = 1e-6 } = options;
   const own = Object.entries({ rank, updateProjGap })
     .filter(([, value]) => !(Number.isSafeInteger(value) && value >= 1))
@@ -60,7 +73,7 @@ export function galore(options: GaloreOptions = {}): OptimizerFactory {
       if (isProjected(name, master.shape)) {
         const sides = sidesOf(projType, master.shape);
         if ((step - 1) % updateProjGap === 0) renewProjection(update, sides);
-        projectedStep({ ...update, step: corrected }, sides, { betas, eps, scale });
+        projectedStep({ ...update, step: corrected }, changes[computeDtype][sides], { betas, eps, scale });
       } else plainStep({ ...update, step: corrected }, update.gradient);
       const factor = update.learningRate * decay(name);
       if (factor !== 0) shrink(master, update.scalar('decay', factor));
@@ -114,12 +127,12 @@ function firstVectors(vectors: tf.Tensor2D, rank: number): tf.Tensor2D {
 /** One update of the moments in the projected space, and of the master by them. */
 function projectedStep(
   { master, states, gradient, learningRate, step, scalar }: Update,
-  sides: Sides,
+  compute: CompiledFunction,
   { betas: [beta1, beta2], eps, scale }: { betas: readonly [number, number]; eps: number; scale: number },
 ): void {
   const stepSize = (learningRate * Math.sqrt(1 - beta2 ** step)) / (1 - beta1 ** step);
   const values = states.map((state) => state.read());
-  const [change, ...moments] = changes[sides](
+  const [change, ...moments] = compute(
     ...[gradient, ...values],
     ...[scalar('beta1', beta1), scalar('fresh1', 1 - beta1), scalar('beta2', beta2), scalar('fresh2', 1 - beta2)],
     ...[scalar('eps', eps), scalar('scaledStep', stepSize * scale)],
@@ -131,22 +144,26 @@ function projectedStep(
 }
 
 /** (g, m, v, projections, beta1, 1 - beta1, beta2, 1 - beta2, eps, step size) -> what to subtract from the weight, new m, new v. */
-const change = (sides: Sides) =>
+const change = (sides: Sides, multiply: typeof matMul2d) =>
   compile(`galore_${sides}`, (...inputs) => {
     const [gradient, m, v, ...others] = inputs as tf.Tensor2D[];
     const left = sides === 'right' ? undefined : others.shift();
     const right = sides === 'left' ? undefined : others.shift();
     const [beta1, fresh1, beta2, fresh2, eps, stepSize] = others as tf.Tensor[];
-    const narrow = left ? matMul2d(left, gradient, true) : gradient;
-    const projected = right ? matMul2d(narrow, right, false, true) : narrow;
+    const narrow = left ? multiply(left, gradient, true) : gradient;
+    const projected = right ? multiply(narrow, right, false, true) : narrow;
     const newM = tf.add(tf.mul(m, beta1), tf.mul(projected, fresh1));
     const newV = tf.add(tf.mul(v, beta2), tf.mul(tf.square(projected), fresh2));
     const normalised = tf.mul(tf.div(newM, tf.add(tf.sqrt(newV), eps)), stepSize);
-    const wide = left ? matMul2d(left, normalised) : normalised;
-    return [right ? matMul2d(wide, right) : wide, newM, newV];
+    const wide = left ? multiply(left, normalised) : normalised;
+    return [right ? multiply(wide, right) : wide, newM, newV];
   });
-const changes: Record<Sides, ReturnType<typeof change>> = {
-  left: change('left'),
-  right: change('right'),
-  full: change('full'),
+const changesIn = (multiply: typeof matMul2d): Record<Sides, CompiledFunction> => ({
+  left: change('left', multiply),
+  right: change('right', multiply),
+  full: change('full', multiply),
+});
+const changes = {
+  float32: changesIn(matMul2d),
+  bfloat16: changesIn((...operands) => takeFloat32(matMulBfloat16(...operands)) as tf.Tensor2D),
 };

@@ -48,7 +48,7 @@ describe('LOMO', () => {
     const optimizer = lomo({ learningRate: 1 })(parameters);
     const live = liveTensors();
     takeSteps(optimizer, 0, 3);
-    expect(liveTensors() - live).toBe(1); // the learning rate
+    expect(liveTensors() - live).toBe(2); // the learning rate, and that times the weight decay
     expect(optimizer.memory()).toEqual({ masters: 0, states: 0 });
     expect([...optimizer.state().tensors]).toEqual([]);
     // An update below half a unit in the last place is lost.

@@ -1,10 +1,10 @@
-import type { Parameter, Rounding } from '@blockwise/tensorflow';
+import { tf, type Parameter, type Rounding } from '@blockwise/tensorflow';
 import { DynamicLossScaler, type LossScaleOptions } from './loss-scaler.ts';
 import { notNegative } from './option-checks.ts';
 import type { OptimizerFactory } from './optimizer.ts';
-import { ParameterOptimizer, type UpdateRule } from './parameter-optimizer.ts';
+import { computedUpdate, ParameterOptimizer, type UpdateRule } from './parameter-optimizer.ts';
 import { UserError } from './user-error.ts';
-import { shrink, weightDecayOf, type WeightDecayOptions } from './weight-decay.ts';
+import { weightDecayOf, type WeightDecayOptions } from './weight-decay.ts';
 
 /**
  * Options of lomo-optim's Lomo. Its clip_grad_norm and clip_grad_value are the training loop's, as for every optimizer (`maxGradNorm`,
@@ -34,15 +34,16 @@ export function lomo(options: LomoOptions = {}): OptimizerFactory {
     const rule: UpdateRule = {
       learningRate,
       states: () => [],
-      apply: ({ name, master, gradient, learningRate, scalar }) => {
-        const factor = learningRate * decay(name);
-        if (factor !== 0) shrink(master, scalar('decay', factor));
-        master.applyGradientDescent(scalar('learningRate', learningRate), gradient);
-      },
+      computed: step,
+      scalars: ({ name, learningRate }) => ({ learningRate, decay: learningRate * decay(name) }),
     };
     return fusedOptimizer(parameters, rule, options);
   };
 }
+
+const step = computedUpdate('lomo', ['learningRate', 'decay'], (weight, gradient, _states, { learningRate, decay }) => [
+  tf.sub(tf.sub(weight, tf.mul(weight, decay)), tf.mul(gradient, learningRate)),
+]);
 
 /** An optimizer that updates weights where they are, the moment a gradient exists. */
 export function fusedOptimizer(

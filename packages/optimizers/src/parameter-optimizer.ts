@@ -1,5 +1,6 @@
 import {
   cast,
+  compile,
   dtypes,
   elementCount,
   RawTensor,
@@ -7,6 +8,7 @@ import {
   toRaw,
   Variable,
   type AnyTensor,
+  type CompiledFunction,
   type DType,
   type Parameter,
   type Rounding,
@@ -18,13 +20,61 @@ import { hash } from './hash.ts';
 import { UserError } from './user-error.ts';
 
 /** How one parameter follows its gradient: all that differs between AdamW, Adam and SGD. */
-export interface UpdateRule {
+export type UpdateRule = RuleInPlace | ComputedRule;
+
+interface Rule {
   /** The learning rate before any is set. */
   readonly learningRate: number;
-  /** The states that a parameter gets in the first step, in the order in which apply() is given them. */
+  /** The states that a parameter gets in the first step, in the order in which an update is given them. */
   states(parameter: { readonly name: string; readonly shape: readonly number[] }): readonly StateSpec[];
+}
+
+/** A rule that changes masters and states where they are. */
+export interface RuleInPlace extends Rule {
   /** Changes `master` and `states` in place; borrows all. */
   apply(update: Update): void;
+}
+
+/** A rule that makes new values of old ones in one compiled function: a 16-bit weight needs no float32 copy in memory for it. */
+export interface ComputedRule extends Rule {
+  readonly computed: ComputedUpdate;
+  /** The values of the function's scalars. */
+  scalars(update: Pick<Update, 'name' | 'learningRate' | 'step'>): Readonly<Record<string, number>>;
+}
+
+/** See computedUpdate(). */
+export interface ComputedUpdate {
+  readonly scalars: readonly string[];
+  /** (weight in any dtype, gradient, states, scalars) -> (new weight in that dtype, new states). */
+  readonly nearest: CompiledFunction<AnyTensor[]>;
+  /** The same with the new weight in float32. */
+  readonly exact: CompiledFunction<AnyTensor[]>;
+}
+
+/**
+ * An update as a compiled function.
+ * @param scalars names of the float32 scalars that it takes
+ * @param body the new weight and the new states, all float32, of the old ones and the gradient
+ */
+export function computedUpdate<Name extends string>(
+  name: string,
+  scalars: readonly Name[],
+  body: (
+    weight: tf.Tensor,
+    gradient: tf.Tensor,
+    states: readonly tf.Tensor[],
+    scalars: Readonly<Record<Name, tf.Tensor>>,
+  ) => tf.Tensor[],
+): ComputedUpdate {
+  const compiled = (finish: (weight: tf.Tensor, dtype: DType) => AnyTensor) =>
+    compile<AnyTensor[]>(name, (stored, ...inputs) => {
+      const [gradient, ...rest] = inputs as tf.Tensor[];
+      const own = rest.splice(rest.length - scalars.length);
+      const named = Object.fromEntries(scalars.map((scalar, i) => [scalar, own[i]])) as Record<Name, tf.Tensor>;
+      const [weight, ...states] = body(cast(stored), gradient, rest, named);
+      return [finish(weight, stored.dtype as DType), ...states];
+    });
+  return { scalars, nearest: compiled((weight, dtype) => toRaw(weight, dtype)), exact: compiled((weight) => weight) };
 }
 
 /** One state of a parameter. */
@@ -118,6 +168,7 @@ export class ParameterOptimizer implements Optimizer {
     this.updated.add(name);
     const progress = this.progress.get(name) ?? this.begin(parameter);
     progress.step++;
+    if ('computed' in this.rule) return this.compute(this.rule, parameter, progress, gradient);
     const { step, states } = progress;
     const transient = this.isTransient(parameter);
     if (transient) parameter.activate();
@@ -128,6 +179,29 @@ export class ParameterOptimizer implements Optimizer {
       scalar: this.scalars.get,
     });
     if (transient) parameter.deactivate(this.roundingOf(name, step));
+  }
+
+  /** An update that makes new values. */
+  private compute(rule: ComputedRule, parameter: Parameter, { step, states }: Progress, gradient: tf.Tensor): void {
+    const { name, storageDtype } = parameter;
+    const rounding = this.isTransient(parameter) ? this.roundingOf(name, step) : undefined;
+    const isRandom = rounding?.mode === 'stochastic';
+    const values = rule.scalars({ name, learningRate: this.learningRate, step });
+    const scalars = rule.computed.scalars.map((slot) => this.scalars.get(slot, values[slot]));
+    const weight = parameter.acquire();
+    const moments = states.map((state) => state.read());
+    const update = isRandom ? rule.computed.exact : rule.computed.nearest;
+    const [next, ...newMoments] = update(weight, gradient, ...moments, ...scalars);
+    parameter.release(weight);
+    tf.dispose(moments);
+    newMoments.forEach((moment, i) => states[i].assign(moment as tf.Tensor));
+    newMoments.forEach((moment) => moment.dispose());
+    if (next instanceof RawTensor) parameter.replace(next);
+    else {
+      if (isRandom) parameter.replace(toRaw(next, storageDtype, rounding));
+      else this.master(name).assign(next);
+      next.dispose();
+    }
   }
 
   private isTransient({ storageDtype }: Parameter): boolean {

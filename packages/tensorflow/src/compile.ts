@@ -14,7 +14,7 @@ export interface CompiledFunction<Outputs extends AnyTensor[] = tf.Tensor[]> {
   async(...inputs: AnyTensor[]): Promise<Outputs>;
   /** Variants traced so far and alive, one per combination of input shapes and dtypes. */
   readonly variants: number;
-  /** Seconds spent tracing. */
+  /** Seconds spent tracing, and in first runs in which XLA compiled kernels. */
   readonly compileSeconds: number;
   /** Forgets every variant. */
   dispose(): void;
@@ -22,6 +22,7 @@ export interface CompiledFunction<Outputs extends AnyTensor[] = tf.Tensor[]> {
 
 /** Compiled variants kept per function; the least recently used one goes first. Buckets of lengths keep real runs far below. */
 const maximumVariants = 64;
+const settleMilliseconds = 20;
 let functions = 0;
 
 /**
@@ -46,6 +47,20 @@ export function compile<Outputs extends AnyTensor[] = tf.Tensor[]>(
     return variants;
   };
   let compileSeconds = 0;
+  /** Variants whose first run will compile kernels. */
+  const fresh = new Set<string>();
+  /** What to do after a run of a variant: account for the first one. */
+  const runOf = (variant: string) => {
+    const begin = performance.now();
+    if (!fresh.delete(variant)) return () => {};
+    // Each part of the compiler is used once: what it leaves behind goes while the next part works.
+    const settling = setInterval(() => currentRuntime().settle(), settleMilliseconds);
+    return () => {
+      clearInterval(settling);
+      compileSeconds += (performance.now() - begin) / 1000;
+      currentRuntime().settle();
+    };
+  };
 
   const variantFor = (inputs: AnyTensor[]): string => {
     const variants = ownVariants();
@@ -54,7 +69,8 @@ export function compile<Outputs extends AnyTensor[] = tf.Tensor[]>(
     variants.delete(key);
     if (!variant) {
       const begin = performance.now();
-      variant = trace(`${name}_${functions++}`, inputs, body);
+      variant = `${name}_${functions++}`;
+      if (trace(variant, inputs, body)) fresh.add(variant);
       compileSeconds += (performance.now() - begin) / 1000;
       if (variants.size >= maximumVariants) evictOldest(variants);
     }
@@ -65,7 +81,11 @@ export function compile<Outputs extends AnyTensor[] = tf.Tensor[]>(
   const call = (...inputs: AnyTensor[]): Outputs => {
     const runtime = currentRuntime();
     if (runtime.isTracing) return body(...inputs);
-    return runtime.execute(variantFor(inputs), [], inputs.map(idOfAny)).map(wrapAny) as Outputs;
+    const variant = variantFor(inputs);
+    const end = runOf(variant);
+    const outputs = runtime.execute(variant, [], inputs.map(idOfAny)).map(wrapAny) as Outputs;
+    end();
+    return outputs;
   };
   return Object.defineProperties(call as CompiledFunction<Outputs>, {
     async: {
@@ -73,7 +93,10 @@ export function compile<Outputs extends AnyTensor[] = tf.Tensor[]>(
         const runtime = currentRuntime();
         if (runtime.isTracing)
           throw new TensorUseError(`${name}: asynchronous calls are not possible inside a compiled function`);
-        return (await runtime.executeAsync(variantFor(inputs), [], inputs.map(idOfAny))).map(wrapAny) as Outputs;
+        const variant = variantFor(inputs);
+        const end = runOf(variant);
+        const outputs = await runtime.executeAsync(variant, [], inputs.map(idOfAny)).finally(end);
+        return outputs.map(wrapAny) as Outputs;
       },
     },
     variants: { get: () => ownVariants().size },
@@ -94,10 +117,10 @@ function evictOldest(variants: Map<string, string>): void {
   variants.delete(key);
 }
 
-function trace(name: string, inputs: AnyTensor[], body: (...inputs: AnyTensor[]) => AnyTensor[]): string {
+function trace(name: string, inputs: AnyTensor[], body: (...inputs: AnyTensor[]) => AnyTensor[]): boolean {
   const runtime = currentRuntime();
   const types = inputs.map((x) => ({ dtype: dtypes[x.dtype as DType].code as number, shape: x.shape }));
-  runtime.trace(name, types, (ids) => {
+  return runtime.trace(name, types, (ids) => {
     let outputs: number[] = [];
     tf.tidy(() => {
       const symbols = ids.map((id, i) =>
@@ -109,7 +132,6 @@ function trace(name: string, inputs: AnyTensor[], body: (...inputs: AnyTensor[])
     });
     return outputs;
   });
-  return name;
 }
 
 /** The symbol of an output; a small tensor from outside becomes one here, while the trace still owns it. */

@@ -53,7 +53,7 @@ const words = (text: string) => new Set(text.split(' '));
 /** Each element of the result is a function of one element of each input (or of one that is broadcast to it). */
 const elementwise = words(
   'Abs Add AddN AddV2 Cast Equal Exp Floor Greater GreaterEqual Less LessEqual Log Log1p LogicalAnd LogicalNot LogicalOr Maximum Minimum ' +
-    'Mul Neg NotEqual OnesLike Pow RealDiv Reciprocal Relu Round Rsqrt Select SelectV2 Sigmoid Sign Sqrt Square SquaredDifference Sub Tanh ZerosLike',
+    'Bitcast BitwiseAnd BitwiseXor RightShift Mul Neg NotEqual OnesLike Pow RealDiv Reciprocal Relu Round Rsqrt Select SelectV2 Sigmoid Sign Sqrt Square SquaredDifference Sub Tanh ZerosLike',
 );
 /** The same elements in other places. */
 const moves = words(

@@ -18,6 +18,7 @@ export {
   batchMatMul,
   batchMatMulBfloat16,
   bfloat16Arithmetic,
+  columnSums,
   float32Arithmetic,
   hasBfloat16Products,
   matMul2d,

@@ -1,7 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { registerBackend } from './backend.ts';
-import { dropCleanLibraryPages } from './library-pages.ts';
-import { libc } from './library.ts';
 import { provisionTensorFlow } from './provision/provision-tensorflow.ts';
 import { UserError } from './provision/user-error.ts';
 import { currentRuntime, hasRuntime, startRuntime } from './runtime.ts';
@@ -48,9 +46,8 @@ async function start({ device, threads }: Required<TensorFlowOptions>): Promise<
   startRuntime(library.frameworkPath, library.ccPath, { device, threads });
   await registerBackend();
   await tf.ready();
-  dropCleanLibraryPages([library.frameworkPath, library.ccPath]);
-  // Of what malloc gave out while loading, 20 to 40 MB are free again and would stay resident.
-  libc.mallocTrim?.(0);
+  // Of what malloc gave out while loading, too, 20 to 40 MB are free again and would stay resident.
+  currentRuntime().settle();
 }
 
 /** What runs underneath, for run records. */

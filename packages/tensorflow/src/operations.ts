@@ -34,6 +34,12 @@ export function matMulBfloat16(a: AnyTensor, b: AnyTensor, transposeA = false, t
   return productInBfloat16('MatMul', transposed, [a, b]);
 }
 
+/** The sum of each column, float32 [N, M] -> [M], as a product with ones: kernels are fast at sums along rows alone. No gradient is recorded. */
+export function columnSums(x: tf.Tensor): tf.Tensor1D {
+  const [N, M] = x.shape;
+  return tf.tidy(() => tf.reshape(matMul2d(tf.ones([1, N]), x), [M]));
+}
+
 /** Products of the last two axes over equal leading ones, float32, each transposed on request; no gradient is recorded. */
 export function batchMatMul(a: tf.Tensor, b: tf.Tensor, transposeA = false, transposeB = false): tf.Tensor {
   const attributes = [T, attribute.bool('adj_x', transposeA), attribute.bool('adj_y', transposeB)];
@@ -124,7 +130,7 @@ export function sparseSoftmaxCrossEntropy(logits: tf.Tensor2D, labels: tf.Tensor
     const [N, classes] = logits.shape;
     const gather = [attribute.type('Tparams', dtypes.float32.code), attribute.type('Tindices', int32)];
     const [atLabels] = operation('GatherNd', gather, [logits, tf.stack([range(N), labels], 1)]);
-    const top = tf.max(logits, 1, true);
+    const top = largestOfRows(logits);
     const powers = tf.exp(tf.sub(logits, top));
     const sums = tf.sum(powers, 1, true);
     const losses = tf.sub(tf.reshape(tf.add(top, tf.log(sums)), [N]), atLabels) as tf.Tensor1D;
@@ -132,6 +138,24 @@ export function sparseSoftmaxCrossEntropy(logits: tf.Tensor2D, labels: tf.Tensor
     const isLabel = tf.equal(tf.expandDims(labels, 1), range(classes));
     return [losses, tf.where(isLabel, tf.sub(probabilities, 1), probabilities) as tf.Tensor2D];
   });
+}
+
+/**
+ * The largest value of each row, float32 [N, classes] -> [N, 1], found among whole numbers in the same order: a kernel compares those side by
+ * side, floats (because of NaN) one after the other, which takes four times as long.
+ */
+function largestOfRows(x: tf.Tensor2D): tf.Tensor {
+  const { float32, int32 } = dtypes;
+  const bits = (x: tf.Tensor, from: typeof float32 | typeof int32, to: typeof float32 | typeof int32) =>
+    operation('Bitcast', [attribute.type('T', from.code), attribute.type('type', to.code)], [x])[0];
+  const onBits = (name: string, a: tf.Tensor, b: tf.Tensor) =>
+    operation(name, [attribute.type('T', int32.code)], [a, b])[0];
+  // Of negative floats the larger magnitude is the smaller value: all bits but the sign are turned. Twice, and they are as they were.
+  const inOrder = (i: tf.Tensor) => {
+    const sign = onBits('RightShift', i, tf.scalar(31, 'int32'));
+    return onBits('BitwiseXor', i, onBits('BitwiseAnd', sign, tf.scalar(0x7fffffff, 'int32')));
+  };
+  return bits(inOrder(tf.max(inOrder(bits(x, float32, int32)), 1, true)), int32, float32);
 }
 
 /** How attention computes: products of the last two axes, and softmax over the last. */

@@ -102,8 +102,9 @@ export class Parameter {
     }
     if (stored.dtype !== this.storageDtype)
       throw new RangeError(`${this.name}: ${stored.dtype} values cannot replace ${this.storageDtype} ones`);
+    const next = this.stored!.streaming?.successor(stored) ?? stored;
     this.stored!.dispose();
-    this.stored = stored;
+    this.stored = next;
   }
 
   /** Hands over the values at rest, which the caller disposes; the parameter has none from here on. */

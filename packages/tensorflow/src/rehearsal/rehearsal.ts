@@ -128,7 +128,7 @@ export class Rehearsal implements TensorRuntime {
     name: string,
     inputs: readonly { dtype: number; shape: readonly number[] }[],
     body: (ids: number[]) => number[],
-  ): void {
+  ): boolean {
     if (this.tracing) throw new Error('internal: traces do not nest');
     const graph = (this.tracing = this.graph());
     try {
@@ -139,11 +139,14 @@ export class Rehearsal implements TensorRuntime {
         return { dtype, shape, bytes: byteLength(dtype, shape) };
       };
       this.functions.set(name, callPlan(traced, specOf));
+      return false;
     } finally {
       graph.dispose();
       this.tracing = undefined;
     }
   }
+
+  settle(): void {}
 
   removeFunction(name: string): void {
     this.functions.delete(name);
