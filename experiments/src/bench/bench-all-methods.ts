@@ -6,7 +6,7 @@ import { createRandom } from '@blockwise/loaders';
 import process from 'node:process';
 import type { Options } from '../options.ts';
 import { alternate, type Side } from './alternate.ts';
-import { batchShape, counted, methodJob, withModel } from './method-job.ts';
+import { batchShape, counted, methodJob, perStep, stepsPerRound, withModel } from './method-job.ts';
 import { tiny } from './tiny.ts';
 import { startTraining } from './worker.ts';
 import { gigabytes, round, writeBenchmark } from './write-benchmark.ts';
@@ -40,7 +40,7 @@ await withModel(seed, async (folder) => {
   for (const name of chosen) {
     const given = { finetuningType: name as Options['finetuningType'], ...settings[name] };
     const job = methodJob({ learningRate: 1e-5, ...given }, folder, createRandom(seed));
-    sides.push(...(await alternate([await startTraining(name, job)], counted)));
+    sides.push(...(await alternate([await startTraining(name, job)], counted)).map(perStep));
   }
   const rows = sides.map(({ name, seconds, peakResident, loss }) => ({
     method: name,
@@ -63,7 +63,7 @@ await withModel(seed, async (folder) => {
     ),
     rows,
     notes: [
-      `Llama of 110 million parameters, bfloat16 at rest, one step of ${batchShape.rows} x ${batchShape.length} tokens a round, every position ` +
+      `Llama of 110 million parameters, bfloat16 at rest, ${stepsPerRound} steps of ${batchShape.rows} x ${batchShape.length} tokens a round, every position ` +
         `predicted; ${counted} counted rounds after two steps of warm-up; no clipping, default threads. The defaults of alpaca-llama, but for: ` +
         "block is layer 6; GaLore's rank is 128, and its rate leaves out the projections, which are renewed every 200 steps.",
       'Peaks are VmHWM of a process of its own, loading and warm-up included. The loss is that of the seventh step, on random tokens: a check, no result.',

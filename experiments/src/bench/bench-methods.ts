@@ -1,6 +1,6 @@
 /**
  * LoRA, LOMO, AdaLomo, GaLore and BlockOptimizerRatio here against their official packages in PyTorch: seconds of one training step and
- * peak resident memory, the sides alternating, each in a process of its own. `npx nx run experiments:bench-methods` (twenty minutes).
+ * peak resident memory, the sides alternating, each in a process of its own. `npx nx run experiments:bench-methods` (half an hour).
  * Both sides in the arithmetic that is fast on this machine; where that is bfloat16, in float32 too.
  */
 import { createRandom } from '@blockwise/loaders';
@@ -10,7 +10,7 @@ import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import type { Options } from '../options.ts';
 import { alternate, speedup, type Side } from './alternate.ts';
-import { batchShape, counted, methodJob, withModel } from './method-job.ts';
+import { batchShape, counted, methodJob, perStep, stepsPerRound, withModel } from './method-job.ts';
 import { benchPython } from './python-environment.ts';
 import { tiny } from './tiny.ts';
 import { writeJob } from './train-job.ts';
@@ -61,7 +61,7 @@ async function compare(name: string, arithmetic: ComputeDtype, python: string, f
     await peer(`${official[name]}, nothing recomputed`, 'fastest'),
   ];
   const first = workers.map(({ ready }) => ready.firstSeconds);
-  return { name, arithmetic, first, sides: await alternate(workers, counted) };
+  return { name, arithmetic, first, sides: (await alternate(workers, counted)).map(perStep) };
 }
 
 /** A step's share of what GaLore does anew every so many steps: what the first step took longer, compilation here included. */
@@ -126,7 +126,7 @@ await withModel(seed, async (folder) => {
     figures: Object.fromEntries(chosen.map((name) => [name, of(name)])),
     rows: comparisons.flatMap(rowsOf),
     notes: [
-      `Llama of 110 million parameters, one step of ${batchShape.rows} x ${batchShape.length} tokens a round, every position predicted, the same ` +
+      `Llama of 110 million parameters, ${stepsPerRound} steps of ${batchShape.rows} x ${batchShape.length} tokens a round, one after the other, every position predicted, the same ` +
         `weights and batches on both sides; ${counted} counted rounds after a step of warm-up, the sides taking turns; no clipping, default threads.`,
       "Official: scaled_dot_product_attention; with gradient checkpointing, as BAdam's paper compares all methods (appendix B), and with " +
         'nothing recomputed. Blockwise: bfloat16 at rest, products of linear layers kept (--gradient_checkpointing false). bfloat16: the ' +

@@ -6,24 +6,34 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
 import type { Options } from '../options.ts';
+import type { Side } from './alternate.ts';
+import { spread } from './spread.ts';
 import { tiny, tinyConfig } from './tiny.ts';
 import { randomBatch, type TrainJob } from './train-job.ts';
 
 const config = tiny ? { ...tinyConfig, tie_word_embeddings: true } : llama_110m;
 const [rows, length] = tiny ? [2, 32] : [4, 256];
 export const batchShape = { rows, length, tokens: rows * length };
-/** Rounds of one step that count. */
+/** Rounds that count. */
 export const counted = tiny ? 2 : 5;
+/** Steps of a round, one after the other as in training: one that follows other sides' rounds starts on a cold machine. */
+export const stepsPerRound = 2;
 const warmUp = 1;
 
-/** Steps of a method at the 110M shape, on weights of a folder. */
+/** Rounds of a method at the 110M shape, on weights of a folder. */
 export function methodJob(method: Partial<Options>, folder: string, random: Random): TrainJob {
   const batch = () => randomBatch(config.vocab_size, rows, length, random);
   return {
     ...{ config, hf: llamaConfigJson(config), weights: { folder }, dtype: 'bfloat16', block: null, method },
     warmUp: Array.from({ length: warmUp }, batch),
-    rounds: Array.from({ length: counted }, () => [batch()]),
+    rounds: Array.from({ length: counted }, () => Array.from({ length: stepsPerRound }, batch)),
   };
+}
+
+/** A side's rounds as seconds of a step. */
+export function perStep(side: Side): Side {
+  const rounds = side.rounds.map((seconds) => seconds / stepsPerRound);
+  return { ...side, rounds, seconds: spread(rounds) };
 }
 
 /** Writes the model that all methods start from, bfloat16, for as long as `use` takes. */

@@ -45,12 +45,12 @@ export interface PlannedMemory extends MemoryPlan {
 }
 
 /**
- * What the first steps take beside tensors: pages of TensorFlow's code that they run (seen in RssFile, the same in every run), and malloc's memory:
- * compiled functions, threads' stacks and arenas, kernels' scratch, arrays that V8 has not collected yet. The second is not counted but set
- * to about the median of what nine runs of models of 7M to 1.1B parameters took beyond the rehearsal (61 to 200 MB, on 2 cores; the same run differs
- * by 20 to 30 MB from time to time); one of 0.1M takes 70 MB less.
+ * What the first steps take beside tensors: pages of the library's code that they run (38 MB in steps, and what the compiler of kernels has of it
+ * at a time), and malloc's memory: compiled functions, threads' stacks and arenas, kernels' scratch, arrays that V8 has not collected yet.
+ * Neither is counted: both are set to what nine runs of models of 7M to 1.1B parameters took beyond the rehearsal, on 2 cores, where the same run
+ * differs by 20 to 30 MB from time to time; a model of 0.1M takes 70 MB less.
  */
-const engineBytes = { code: 38e6, heap: 104e6 };
+const engineBytes = { code: 62e6, heap: 66e6 };
 
 /**
  * Predicts a run's memory before it starts, by rehearsing its first steps: the run's own code goes through train() on tensors that have
