@@ -20,8 +20,8 @@ export interface Worker {
 
 /** The words that run one of our own scripts. */
 export function scriptCommand(script: string, ...words: string[]): string[] {
-  const path = fileURLToPath(new URL(script, import.meta.url));
-  return [process.execPath, '--import', 'tsx', '--conditions=blockwise-source', path, ...words];
+  const [path, lean] = [script, '../lean-node.ts'].map((file) => fileURLToPath(new URL(file, import.meta.url)));
+  return [process.execPath, '--import', 'tsx', '--conditions=blockwise-source', '--import', lean, path, ...words];
 }
 
 /** Starts our side of a job; `prefix` are words before the command, such as a limit's. */

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir, readdir, readFile, rename, stat, statfs, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, stat, statfs, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { dirname, join, relative } from 'node:path';
+import { dirname, join } from 'node:path';
 import {
   datasetInfo,
   downloadFile,
@@ -16,6 +16,7 @@ import {
   type ListFileEntry,
 } from '@huggingface/hub';
 import { describeCause, downloadBlob, type HubBlob } from './hub-blob.ts';
+import { listFolder } from './list-folder.ts';
 import { UserError } from './user-error.ts';
 
 /** A model or dataset repository on the hub. */
@@ -158,13 +159,6 @@ async function cachedSnapshot(connection: Connection, select: FileSelection): Pr
   } catch {
     return undefined; // no such snapshot, or a partial one
   }
-}
-
-/** All files beneath a folder, as paths relative to it with `/` between the parts. */
-export async function listFolder(folder: string): Promise<string[]> {
-  const entries = await readdir(folder, { recursive: true, withFileTypes: true });
-  const files = entries.filter((entry) => !entry.isDirectory()).map((entry) => join(entry.parentPath, entry.name));
-  return files.map((path) => relative(folder, path).replaceAll('\\', '/'));
 }
 
 function toBlob(entry: ListFileEntry, repo: HubRepo, open: () => Promise<Blob>): HubBlob {

@@ -2,16 +2,20 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { datasetNames, selectDataFiles, type NamedDataset } from './dataset-names.ts';
-import { hubSnapshot, listFolder, type HubOptions } from './hub-snapshot.ts';
+import type { HubOptions } from './hub-snapshot.ts';
+import { listFolder } from './list-folder.ts';
 import { nearMatches } from './near-matches.ts';
 import { UserError } from './user-error.ts';
+
+/** Loaded where a name is the hub's: its package takes 10 MB. */
+const hub = () => import('./hub-snapshot.ts');
 
 const hubId = /^[A-Za-z0-9][\w.-]*(\/[A-Za-z0-9][\w.-]*)?$/;
 const dataFile = /\.(json|jsonl|parquet)$/;
 
 /**
  * The folder of a model in Hugging Face layout: a local folder as it is, else the snapshot of a hub id (`org/name`) in the usual
- * cache, downloaded where missing (see {@link hubSnapshot} for the environment variables).
+ * cache, downloaded where missing (see hubSnapshot() for the environment variables).
  *
  * Only config, generation config, tokenizer and safetensors files are fetched.
  *
@@ -32,6 +36,7 @@ export async function resolveModelPath(nameOrPath: string, options: HubOptions =
     );
   }
   const repo = { type: 'model', name: nameOrPath, triedPath: path } as const;
+  const { hubSnapshot } = await hub();
   const snapshot = await hubSnapshot(repo, (paths) => selectModelFiles(nameOrPath, paths), options);
   await checkShards(snapshot.folder);
   return snapshot.folder;
@@ -71,6 +76,7 @@ async function resolveOneDataset(name: string, options: HubOptions): Promise<str
   const named = Object.hasOwn(datasetNames, name) ? datasetNames[name] : hubDataset(name);
   const repo = { type: 'dataset', name: named.repo, triedPath: path } as const;
   const select = (paths: string[]) => needDataFiles(name, named.repo, selectDataFiles(paths, named));
+  const { hubSnapshot } = await hub();
   const snapshot = await hubSnapshot(repo, select, options);
   return snapshot.files.map((file) => join(snapshot.folder, file));
 }

@@ -22,7 +22,7 @@ export interface CompiledFunction<Outputs extends AnyTensor[] = tf.Tensor[]> {
 
 /** Compiled variants kept per function; the least recently used one goes first. Buckets of lengths keep real runs far below. */
 const maximumVariants = 64;
-const settleMilliseconds = 20;
+const settleMilliseconds = 5;
 let functions = 0;
 
 /**

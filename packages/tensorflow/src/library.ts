@@ -47,7 +47,6 @@ function bindLibc() {
     madvise: lib.func('int madvise(int64 address, size_t bytes, int advice)'),
     dup: lib.func('int dup(int file)'),
     dup2: lib.func('int dup2(int from, int to)'),
-    mallopt: process.platform === 'linux' ? lib.func('int mallopt(int parameter, int value)') : undefined,
     mallocTrim: process.platform === 'linux' ? lib.func('int malloc_trim(size_t pad)') : undefined,
   };
 }

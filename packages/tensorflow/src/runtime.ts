@@ -5,7 +5,7 @@ import { typeName } from './dtypes.ts';
 import { TensorUseError, tensorFlowError } from './errors.ts';
 import { fuse, actionOf, type TracedFunction, type TracedNode } from './fusion.ts';
 import { Graph, isSymbol } from './graph.ts';
-import { dropCleanLibraryPages } from './library-pages.ts';
+import { cleanLibraryPages } from './library-pages.ts';
 import { cstring, libc, loadLibrary, type Pointer, type TensorFlowFunctions } from './library.ts';
 import { UserError } from './provision/user-error.ts';
 
@@ -34,6 +34,7 @@ const maximumOutputs = 1024;
  */
 export class Runtime {
   readonly deviceName: string;
+  private readonly dropLibraryPages: () => void;
   private readonly context: Pointer;
   private readonly status: Pointer;
   private readonly outputs = new BigInt64Array(maximumOutputs);
@@ -44,8 +45,9 @@ export class Runtime {
   constructor(
     readonly api: TensorFlowFunctions,
     readonly options: RuntimeOptions,
-    private readonly libraries: readonly string[],
+    libraries: readonly string[],
   ) {
+    this.dropLibraryPages = cleanLibraryPages(libraries);
     this.status = api.TF_NewStatus();
     const contextOptions = api.TFE_NewContextOptions();
     const config = configProto(options);
@@ -304,7 +306,7 @@ export class Runtime {
 
   /** Gives back the memory that compiling kernels took: the compiler's code, and what malloc keeps of its data (150 MB together). */
   settle(): void {
-    dropCleanLibraryPages(this.libraries);
+    this.dropLibraryPages();
     libc.mallocTrim?.(0);
   }
 
