@@ -1,6 +1,6 @@
 import { applyLora, quantizeModelNf4, type LoraModel } from '@blockwise/adapters';
 import { freshLlama, llama_defaults } from '@blockwise/model-zoo';
-import { initTensorFlow, liveTensors, RawTensor } from '@blockwise/tensorflow';
+import { initTensorFlow, liveTensors, RawTensor, type tf } from '@blockwise/tensorflow';
 import { createMicroBatch, disposeMicroBatch, StageWalk, type MicroBatch } from '@blockwise/training';
 import { beforeAll, expect, test } from 'vitest';
 
@@ -38,7 +38,7 @@ async function gradientsOf(model: LoraModel, batches: MicroBatch[], keptBytes: n
   const gradients: Gradients = new Map();
   const names = new Set(model.trainable.map(({ name }) => name));
   await walk.gradients(batches, names, ([name, gradient]) => {
-    gradients.set(name, gradient.dataSync<'float32'>().slice());
+    gradients.set(name, (gradient as tf.Tensor).dataSync<'float32'>().slice());
     gradient.dispose();
   });
   walk.dispose();

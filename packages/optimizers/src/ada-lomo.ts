@@ -41,11 +41,12 @@ export function adaLomo(options: AdaLomoOptions = {}): OptimizerFactory {
           ]
         : [{ name: 'exp_avg_sq' }];
     const rule: UpdateRule = {
-      ...{ learningRate, states, computed: adaLomoStep },
-      scalars: ({ name, learningRate, step }) => {
+      ...{ learningRate, states },
+      apply: ({ name, learningRate, step, compute }) => {
         const fresh = step ** decayRate;
         const [eps0, eps1] = eps;
-        return { beta: 1 - fresh, fresh, eps0, eps1, clipThreshold, learningRate, decay: decay(name) };
+        const own = { clipThreshold, learningRate, decay: decay(name) };
+        compute(adaLomoStep, { beta: 1 - fresh, fresh, eps0, eps1, ...own });
       },
     };
     return fusedOptimizer(parameters, rule, options);

@@ -5,6 +5,7 @@ import {
   takeEntries,
   tf,
   toRaw,
+  type AnyTensor,
   type Entries,
   type Rounding,
 } from '@blockwise/tensorflow';
@@ -119,7 +120,7 @@ export class BlockOptimizerRatio implements Optimizer {
     this.inner.beginStep();
   }
 
-  update(name: string, gradient: tf.Tensor): void {
+  update(name: string, gradient: AnyTensor): void {
     const parameter = trainedParameter(this.parameters, name, gradient);
     this.withEntries(parameter, (entries) => {
       const taken = takeEntries(gradient, entries);

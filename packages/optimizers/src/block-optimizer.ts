@@ -1,4 +1,4 @@
-import type { Parameter, Rounding, tf } from '@blockwise/tensorflow';
+import type { AnyTensor, Parameter, Rounding } from '@blockwise/tensorflow';
 import { blockOrder, blockOrderProblems, type BlockOrder, type BlockOrderOptions } from './block-order.ts';
 import { hash } from './hash.ts';
 import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState } from './optimizer.ts';
@@ -134,7 +134,7 @@ export class BlockOptimizer implements Optimizer {
     this.always?.beginStep();
   }
 
-  update(name: string, gradient: tf.Tensor): void {
+  update(name: string, gradient: AnyTensor): void {
     const optimizer = this.always?.trainable.has(name) ? this.always : this.inner;
     optimizer.update(name, gradient);
   }

@@ -1,18 +1,14 @@
-import {
-  attribute,
-  compile,
-  dtypes,
-  matMul2d,
-  matMulBfloat16,
-  operation,
-  takeFloat32,
-  tf,
-  type CompiledFunction,
-} from '@blockwise/tensorflow';
+import { attribute, dtypes, matMul2d, matMulBfloat16, operation, takeFloat32, tf } from '@blockwise/tensorflow';
 import { adamSettings, adamStep, type AdamOptions } from './adamw.ts';
 import { didYouMean } from './near-match.ts';
 import type { OptimizerFactory } from './optimizer.ts';
-import { ParameterOptimizer, type StateSpec, type Update } from './parameter-optimizer.ts';
+import {
+  computedUpdate,
+  ParameterOptimizer,
+  type ComputedUpdate,
+  type StateSpec,
+  type Update,
+} from './parameter-optimizer.ts';
 import { shrink, weightDecayOf } from './weight-decay.ts';
 
 export const galoreProjTypes = ['std', 'reverse_std', 'left', 'right', 'full'] as const;
@@ -67,16 +63,21 @@ export function galore(options: GaloreOptions = {}): OptimizerFactory {
   return (parameters, compat) => {
     const decay = weightDecayOf(options, 0, compat);
     const apply = (update: Update) => {
-      const { name, master, step } = update;
+      const { name, shape, learningRate } = update;
       // Without bias correction a step is as the infinitely late one.
-      const corrected = correctBias ? step : Infinity;
-      if (isProjected(name, master.shape)) {
-        const sides = sidesOf(projType, master.shape);
-        if ((step - 1) % updateProjGap === 0) renewProjection(update, sides);
-        projectedStep({ ...update, step: corrected }, changes[computeDtype][sides], { betas, eps, scale });
-      } else plainStep({ ...update, step: corrected }, update.gradient);
-      const factor = update.learningRate * decay(name);
-      if (factor !== 0) shrink(master, update.scalar('decay', factor));
+      const step = correctBias ? update.step : Infinity;
+      const shrinkage = learningRate * decay(name);
+      if (isProjected(name, shape)) {
+        const sides = sidesOf(projType, shape);
+        if ((update.step - 1) % updateProjGap === 0) renewProjection(update, sides);
+        const [beta1, beta2] = betas;
+        const stepSize = (learningRate * Math.sqrt(1 - beta2 ** step)) / (1 - beta1 ** step);
+        const moments = { beta1, fresh1: 1 - beta1, beta2, fresh2: 1 - beta2, eps };
+        update.compute(steps[computeDtype][sides], { ...moments, scaledStep: stepSize * scale, decay: shrinkage });
+      } else {
+        plainStep({ ...update, step }, update.gradient);
+        if (shrinkage !== 0) shrink(update.master, update.scalar('decay', shrinkage));
+      }
     };
     const states = ({ name, shape }: { name: string; shape: readonly number[] }) =>
       isProjected(name, shape) ? projectedStates(shape, rank, sidesOf(projType, shape)) : plain;
@@ -124,46 +125,30 @@ function firstVectors(vectors: tf.Tensor2D, rank: number): tf.Tensor2D {
   return tf.mul(first, tf.where(tf.greaterEqual(tf.max(first, 0), tf.neg(tf.min(first, 0))), 1, -1));
 }
 
-/** One update of the moments in the projected space, and of the master by them. */
-function projectedStep(
-  { master, states, gradient, learningRate, step, scalar }: Update,
-  compute: CompiledFunction,
-  { betas: [beta1, beta2], eps, scale }: { betas: readonly [number, number]; eps: number; scale: number },
-): void {
-  const stepSize = (learningRate * Math.sqrt(1 - beta2 ** step)) / (1 - beta1 ** step);
-  const values = states.map((state) => state.read());
-  const [change, ...moments] = compute(
-    ...[gradient, ...values],
-    ...[scalar('beta1', beta1), scalar('fresh1', 1 - beta1), scalar('beta2', beta2), scalar('fresh2', 1 - beta2)],
-    ...[scalar('eps', eps), scalar('scaledStep', stepSize * scale)],
+/** An update of the moments in the projected space, and of the weight by them. */
+const projectedStep = (sides: Sides, multiply: typeof matMul2d) =>
+  computedUpdate(
+    `galore_${sides}`,
+    ['beta1', 'fresh1', 'beta2', 'fresh2', 'eps', 'scaledStep', 'decay'],
+    (weight, gradient, [m, v, ...projections], { beta1, fresh1, beta2, fresh2, eps, scaledStep, decay }) => {
+      const left = sides === 'right' ? undefined : projections[0];
+      const right = sides === 'left' ? undefined : projections.at(-1);
+      const narrow = left ? multiply(left, gradient, true) : gradient;
+      const projected = right ? multiply(narrow, right, false, true) : narrow;
+      const newM = tf.add(tf.mul(m, beta1), tf.mul(projected, fresh1));
+      const newV = tf.add(tf.mul(v, beta2), tf.mul(tf.square(projected), fresh2));
+      const normalised = tf.mul(tf.div(newM, tf.add(tf.sqrt(newV), eps)), scaledStep);
+      const wide = left ? multiply(left, normalised) : normalised;
+      const moved = tf.sub(weight, right ? multiply(wide, right) : wide);
+      return [tf.sub(moved, tf.mul(moved, decay)), newM, newV];
+    },
   );
-  tf.dispose(values);
-  moments.forEach((moment, i) => states[i].assign(moment));
-  master.subtract(change);
-  tf.dispose([change, ...moments]);
-}
-
-/** (g, m, v, projections, beta1, 1 - beta1, beta2, 1 - beta2, eps, step size) -> what to subtract from the weight, new m, new v. */
-const change = (sides: Sides, multiply: typeof matMul2d) =>
-  compile(`galore_${sides}`, (...inputs) => {
-    const [gradient, m, v, ...others] = inputs as tf.Tensor2D[];
-    const left = sides === 'right' ? undefined : others.shift();
-    const right = sides === 'left' ? undefined : others.shift();
-    const [beta1, fresh1, beta2, fresh2, eps, stepSize] = others as tf.Tensor[];
-    const narrow = left ? multiply(left, gradient, true) : gradient;
-    const projected = right ? multiply(narrow, right, false, true) : narrow;
-    const newM = tf.add(tf.mul(m, beta1), tf.mul(projected, fresh1));
-    const newV = tf.add(tf.mul(v, beta2), tf.mul(tf.square(projected), fresh2));
-    const normalised = tf.mul(tf.div(newM, tf.add(tf.sqrt(newV), eps)), stepSize);
-    const wide = left ? multiply(left, normalised) : normalised;
-    return [right ? multiply(wide, right) : wide, newM, newV];
-  });
-const changesIn = (multiply: typeof matMul2d): Record<Sides, CompiledFunction> => ({
-  left: change('left', multiply),
-  right: change('right', multiply),
-  full: change('full', multiply),
+const stepsIn = (multiply: typeof matMul2d): Record<Sides, ComputedUpdate> => ({
+  left: projectedStep('left', multiply),
+  right: projectedStep('right', multiply),
+  full: projectedStep('full', multiply),
 });
-const changes = {
-  float32: changesIn(matMul2d),
-  bfloat16: changesIn((...operands) => takeFloat32(matMulBfloat16(...operands)) as tf.Tensor2D),
+const steps = {
+  float32: stepsIn(matMul2d),
+  bfloat16: stepsIn((...operands) => takeFloat32(matMulBfloat16(...operands)) as tf.Tensor2D),
 };

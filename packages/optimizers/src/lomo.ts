@@ -34,8 +34,7 @@ export function lomo(options: LomoOptions = {}): OptimizerFactory {
     const rule: UpdateRule = {
       learningRate,
       states: () => [],
-      computed: step,
-      scalars: ({ name, learningRate }) => ({ learningRate, decay: learningRate * decay(name) }),
+      apply: ({ name, learningRate, compute }) => compute(step, { learningRate, decay: learningRate * decay(name) }),
     };
     return fusedOptimizer(parameters, rule, options);
   };

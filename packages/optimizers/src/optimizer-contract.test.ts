@@ -1,4 +1,4 @@
-import { initTensorFlow, liveTensors, RawTensor, tf, type Parameter } from '@blockwise/tensorflow';
+import { cast, initTensorFlow, liveTensors, RawTensor, tf, toRaw, type Parameter } from '@blockwise/tensorflow';
 import { beforeAll, describe, expect, test } from 'vitest';
 import {
   adam,
@@ -18,7 +18,7 @@ import {
   type OptimizerFactory,
   type OptimizerState,
 } from './index.ts';
-import { smallNames, smallParameters, smallShape, takeSteps } from './small-parameters.test-support.ts';
+import { noise, smallNames, smallParameters, smallShape, takeSteps } from './small-parameters.test-support.ts';
 import { UserError } from './user-error.ts';
 
 /** What every optimizer has to keep. A new one is one line here. */
@@ -120,6 +120,29 @@ describe.each(Object.entries(optimizers))('%s', (name, make) => {
     contents(parameters).forEach((now, i) => expect(now !== before[i], smallNames[i]).toBe(trained.has(smallNames[i])));
     optimizer.dispose();
     parameters.forEach((parameter) => parameter.dispose());
+  });
+
+  test('a bfloat16 gradient does what its values in float32 do', () => {
+    const [one, other] = [true, false].map((isHalf) => {
+      const parameters = smallParameters();
+      const optimizer = make(parameters);
+      for (let step = 1; step <= 8; step++) {
+        optimizer.beginStep();
+        for (const name of optimizer.trainable) {
+          const exact = tf.tensor(noise(name, step), smallShape);
+          const half = toRaw(exact, 'bfloat16');
+          const gradient = isHalf ? half : cast(half);
+          optimizer.update(name, gradient);
+          for (const x of new Set([exact, half, gradient])) x.dispose();
+        }
+        optimizer.endStep();
+      }
+      const found = contents(parameters);
+      optimizer.dispose();
+      parameters.forEach((parameter) => parameter.dispose());
+      return found;
+    });
+    expect(one).toEqual(other);
   });
 
   test('a learning rate of 0 changes nothing', () => {

@@ -1,4 +1,4 @@
-import type { Parameter, tf } from '@blockwise/tensorflow';
+import type { AnyTensor, Parameter } from '@blockwise/tensorflow';
 import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState } from './optimizer.ts';
 import { UserError } from './user-error.ts';
 
@@ -59,7 +59,7 @@ class OptimizerGroups implements Optimizer {
     this.optimizers.forEach((optimizer) => optimizer.beginStep());
   }
 
-  update(name: string, gradient: tf.Tensor): void {
+  update(name: string, gradient: AnyTensor): void {
     const optimizer = this.optimizers.find(({ trainable }) => trainable.has(name));
     if (!optimizer) throw new Error(`internal: ${name} is not a parameter that this optimizer trains now`);
     optimizer.update(name, gradient);

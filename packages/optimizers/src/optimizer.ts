@@ -1,4 +1,4 @@
-import type { DType, Parameter, tf } from '@blockwise/tensorflow';
+import type { AnyTensor, DType, Parameter } from '@blockwise/tensorflow';
 import type { DynamicLossScaler } from './loss-scaler.ts';
 
 /**
@@ -11,8 +11,8 @@ export interface Optimizer {
   /** Of the next updates; a scheduler sets it before each step. */
   learningRate: number;
   beginStep(): void;
-  /** Applies the gradient (float32, the parameter's shape) the moment it exists; borrows it. Once per name and step. */
-  update(name: string, gradient: tf.Tensor): void;
+  /** Applies the gradient (float32 or bfloat16, the parameter's shape) the moment it exists; borrows it. Once per name and step. */
+  update(name: string, gradient: AnyTensor): void;
   /**
    * Gradients must not outlive update() (LOMO): where their common norm is clipped, the loop runs backward twice, for the norm and for the
    * updates, instead of keeping them.

@@ -20,41 +20,28 @@ import { hash } from './hash.ts';
 import { UserError } from './user-error.ts';
 
 /** How one parameter follows its gradient: all that differs between AdamW, Adam and SGD. */
-export type UpdateRule = RuleInPlace | ComputedRule;
-
-interface Rule {
+export interface UpdateRule {
   /** The learning rate before any is set. */
   readonly learningRate: number;
   /** The states that a parameter gets in the first step, in the order in which an update is given them. */
   states(parameter: { readonly name: string; readonly shape: readonly number[] }): readonly StateSpec[];
-}
-
-/** A rule that changes masters and states where they are. */
-export interface RuleInPlace extends Rule {
-  /** Changes `master` and `states` in place; borrows all. */
+  /** Makes one update; borrows all. */
   apply(update: Update): void;
 }
 
-/** A rule that makes new values of old ones in one compiled function: a 16-bit weight needs no float32 copy in memory for it. */
-export interface ComputedRule extends Rule {
-  readonly computed: ComputedUpdate;
-  /** The values of the function's scalars. */
-  scalars(update: Pick<Update, 'name' | 'learningRate' | 'step'>): Readonly<Record<string, number>>;
-}
-
-/** See computedUpdate(). */
+/** An update that makes new values of old ones in one compiled function: see computedUpdate(). */
 export interface ComputedUpdate {
   readonly scalars: readonly string[];
-  /** (weight in any dtype, gradient, states, scalars) -> (new weight in that dtype, new states). */
+  /** (weight and gradient in any dtype, states, scalars) -> (new weight in its dtype, new values of the first states). */
   readonly nearest: CompiledFunction<AnyTensor[]>;
   /** The same with the new weight in float32. */
   readonly exact: CompiledFunction<AnyTensor[]>;
 }
 
 /**
- * An update as a compiled function.
+ * An update as a compiled function, for Update.compute(): a 16-bit weight or gradient needs no float32 copy in memory for it.
  * @param scalars names of the float32 scalars that it takes
- * @param body the new weight and the new states, all float32, of the old ones and the gradient
+ * @param body the new weight and the new values of states (all, or the first ones), all float32, of the old ones and the gradient
  */
 export function computedUpdate<Name extends string>(
   name: string,
@@ -68,7 +55,7 @@ export function computedUpdate<Name extends string>(
 ): ComputedUpdate {
   const compiled = (finish: (weight: tf.Tensor, dtype: DType) => AnyTensor) =>
     compile<AnyTensor[]>(name, (stored, ...inputs) => {
-      const [gradient, ...rest] = inputs as tf.Tensor[];
+      const [gradient, ...rest] = inputs.map((x) => cast(x));
       const own = rest.splice(rest.length - scalars.length);
       const named = Object.fromEntries(scalars.map((scalar, i) => [scalar, own[i]])) as Record<Name, tf.Tensor>;
       const [weight, ...states] = body(cast(stored), gradient, rest, named);
@@ -111,16 +98,21 @@ export interface ParameterOptimizerOptions extends MasterOptions {
 
 /** One update of one parameter. */
 export interface Update {
-  name: string;
-  master: Variable;
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** The float32 master, to be changed in place; a transient one is made when it is asked for. */
+  readonly master: Variable;
   /** In the order of UpdateRule.states(): float32 ones, or such as they were asked for. */
-  states: readonly Variable[];
-  gradient: tf.Tensor;
-  learningRate: number;
+  readonly states: readonly Variable[];
+  /** In float32, the parameter's shape. */
+  readonly gradient: tf.Tensor;
+  readonly learningRate: number;
   /** Updates of this parameter so far, this one included: 1, 2, ... */
-  step: number;
+  readonly step: number;
   /** A float32 scalar, borrowed; a slot keeps its tensor while its value stays. */
-  scalar: (slot: string, value: number) => tf.Scalar;
+  readonly scalar: (slot: string, value: number) => tf.Scalar;
+  /** Puts what `computed` makes of weight, gradient and states in the place of the weight and the states. */
+  readonly compute: (computed: ComputedUpdate, scalars: Readonly<Record<string, number>>) => void;
 }
 
 interface Progress {
@@ -161,45 +153,54 @@ export class ParameterOptimizer implements Optimizer {
     for (const parameter of this.parameters.values()) if (!this.progress.has(parameter.name)) this.begin(parameter);
   }
 
-  update(name: string, gradient: tf.Tensor): void {
+  update(name: string, gradient: AnyTensor): void {
     const parameter = trainedParameter(this.parameters, name, gradient);
     // Two gradients (of a tied weight, say) have to be summed first: Adam of the parts is not Adam of the sum.
     if (this.updated.has(name)) throw new Error(`internal: ${name} is updated twice in one step`);
     this.updated.add(name);
     const progress = this.progress.get(name) ?? this.begin(parameter);
     progress.step++;
-    if ('computed' in this.rule) return this.compute(this.rule, parameter, progress, gradient);
     const { step, states } = progress;
     const transient = this.isTransient(parameter);
-    if (transient) parameter.activate();
-    const master = this.master(name);
+    let values: tf.Tensor | undefined;
     this.rule.apply({
-      ...{ name, master, states, gradient, step },
-      learningRate: this.learningRate,
-      scalar: this.scalars.get,
+      ...{ name, shape: parameter.shape, states, step, learningRate: this.learningRate, scalar: this.scalars.get },
+      compute: (computed, scalars) => this.compute(computed, scalars, parameter, progress, gradient),
+      get master() {
+        if (transient) parameter.activate();
+        return masterOf(parameter);
+      },
+      get gradient() {
+        return (values ??= cast(gradient));
+      },
     });
+    values?.dispose();
     if (transient) parameter.deactivate(this.roundingOf(name, step));
   }
 
   /** An update that makes new values. */
-  private compute(rule: ComputedRule, parameter: Parameter, { step, states }: Progress, gradient: tf.Tensor): void {
+  private compute(
+    computed: ComputedUpdate,
+    values: Readonly<Record<string, number>>,
+    parameter: Parameter,
+    { step, states }: Progress,
+    gradient: AnyTensor,
+  ): void {
     const { name, storageDtype } = parameter;
     const rounding = this.isTransient(parameter) ? this.roundingOf(name, step) : undefined;
     const isRandom = rounding?.mode === 'stochastic';
-    const values = rule.scalars({ name, learningRate: this.learningRate, step });
-    const scalars = rule.computed.scalars.map((slot) => this.scalars.get(slot, values[slot]));
+    const scalars = computed.scalars.map((slot) => this.scalars.get(slot, values[slot]));
     const weight = parameter.acquire();
-    const moments = states.map((state) => state.read());
-    const update = isRandom ? rule.computed.exact : rule.computed.nearest;
-    const [next, ...newMoments] = update(weight, gradient, ...moments, ...scalars);
+    const own = states.map((state) => state.read());
+    const [next, ...changed] = (isRandom ? computed.exact : computed.nearest)(weight, gradient, ...own, ...scalars);
     parameter.release(weight);
-    tf.dispose(moments);
-    newMoments.forEach((moment, i) => states[i].assign(moment as tf.Tensor));
-    newMoments.forEach((moment) => moment.dispose());
+    tf.dispose(own);
+    changed.forEach((value, i) => states[i].assign(value as tf.Tensor));
+    changed.forEach((value) => value.dispose());
     if (next instanceof RawTensor) parameter.replace(next);
     else {
       if (isRandom) parameter.replace(toRaw(next, storageDtype, rounding));
-      else this.master(name).assign(next);
+      else masterOf(parameter).assign(next);
       next.dispose();
     }
   }
@@ -221,7 +222,7 @@ export class ParameterOptimizer implements Optimizer {
     const steps: JsonObject = {};
     const tensors = new Map<string, StateTensor>();
     for (const [name, parameter] of this.parameters) {
-      if (!this.isTransient(parameter)) tensors.set(`${name}.master`, copyOut(this.master(name)));
+      if (!this.isTransient(parameter)) tensors.set(`${name}.master`, copyOut(masterOf(parameter)));
       const progress = this.progress.get(name);
       if (!progress?.step) continue;
       steps[name] = progress.step;
@@ -241,7 +242,7 @@ export class ParameterOptimizer implements Optimizer {
     this.learningRate = learningRate as number;
     this.dispose();
     for (const [name, parameter] of this.parameters) {
-      if (!this.isTransient(parameter)) copyIn(this.master(name), state.tensors.get(`${name}.master`)!);
+      if (!this.isTransient(parameter)) copyIn(masterOf(parameter), state.tensors.get(`${name}.master`)!);
       const step = (steps as JsonObject)[name] as number | undefined;
       if (step === undefined) continue;
       const progress = this.begin(parameter);
@@ -291,13 +292,6 @@ export class ParameterOptimizer implements Optimizer {
     this.scalars.dispose();
   }
 
-  private master(name: string): Variable {
-    const parameter = this.parameters.get(name);
-    if (!parameter) throw new Error(`internal: ${name} is not a parameter that this optimizer trains now`);
-    if (!parameter.master) throw new Error(`internal: ${name} lost its master while it was trained`);
-    return parameter.master;
-  }
-
   private begin(parameter: Parameter): Progress {
     const specs = this.rule.states(parameter);
     const progress = { step: 0, specs, states: specs.map((spec) => filled(spec, parameter.shape)) };
@@ -306,11 +300,16 @@ export class ParameterOptimizer implements Optimizer {
   }
 }
 
+function masterOf({ name, master }: Parameter): Variable {
+  if (!master) throw new Error(`internal: ${name} lost its master while it was trained`);
+  return master;
+}
+
 /** The parameter that a gradient belongs to. */
 export function trainedParameter(
   parameters: ReadonlyMap<string, Parameter>,
   name: string,
-  gradient: tf.Tensor,
+  gradient: AnyTensor,
 ): Parameter {
   const parameter = parameters.get(name);
   if (!parameter) throw new Error(`internal: ${name} is not a parameter that this optimizer trains now`);

@@ -37,6 +37,7 @@ export {
 export type { ProvisionProgress } from './provision/provision-progress.ts';
 export type { TensorFlowVariant } from './provision/tensorflow-lock.ts';
 export {
+  byteLengthOf,
   cast,
   castAfter,
   gatherRows,

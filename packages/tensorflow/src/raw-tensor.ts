@@ -71,6 +71,9 @@ export function idOfAny(x: AnyTensor): number {
   return x instanceof RawTensor ? x.id : idOf(x);
 }
 
+/** Bytes that either kind of tensor's values take. */
+export const byteLengthOf = (x: AnyTensor): number => elementCount(x.shape) * dtypes[x.dtype as DType].bytes;
+
 /** Dtypes that TensorFlow.js itself computes in. */
 const native = new Set<number>([dtypes.float32.code, dtypes.int32.code, dtypes.bool.code]);
 

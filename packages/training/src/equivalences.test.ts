@@ -1,7 +1,7 @@
 import type { BatchSource } from '@blockwise/loaders';
 import { createLlama, type Llama } from '@blockwise/model-zoo';
 import { adamW, BlockOptimizer, isNormOrBias, type Optimizer } from '@blockwise/optimizers';
-import { initTensorFlow, liveTensors, RawTensor } from '@blockwise/tensorflow';
+import { initTensorFlow, liveTensors, RawTensor, type tf } from '@blockwise/tensorflow';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { createMicroBatch, disposeMicroBatch } from './micro-batch.ts';
 import type { Gradient } from './open-gradients.ts';
@@ -47,7 +47,7 @@ async function gradientsOf(
   const batches = [...source.epochBatches()].map((batch) => createMicroBatch(model, batch));
   const gradients = new Map<string, Float32Array>();
   const receive = ([name, gradient]: Gradient) => {
-    gradients.set(name, gradient.dataSync() as Float32Array);
+    gradients.set(name, (gradient as tf.Tensor).dataSync() as Float32Array);
     gradient.dispose();
   };
   const loss = await walk.gradients(batches, new Set(model.parameters.keys()), receive, oneAtATime);
@@ -177,6 +177,27 @@ describe.each(['float32', 'bfloat16'] as const)('products in %s', (computeDtype)
     const before = liveTensors();
     expect(await gradientsOf(model, source, one)).toEqual(await gradientsOf(model, source, other));
     expect(liveTensors()).toBe(before);
+    model.dispose();
+  });
+
+  it('are the gradients of linear layers as they are; over several batches their sum is float32', async () => {
+    const model = tinyModel({}, 'bfloat16', { computeDtype });
+    const linear = (name: string) => /proj/.test(name);
+    const dtypesOf = async (count: number) => {
+      const walk = new StageWalk(model);
+      const batches = [...tinyBatches(tinyExamples(2 * count)).epochBatches()];
+      const micro = batches.map((batch) => createMicroBatch(model, batch));
+      const found = new Map<string, string>();
+      await walk.gradients(micro, new Set(model.parameters.keys()), ([name, gradient]) => {
+        found.set(name, gradient.dtype);
+        gradient.dispose();
+      });
+      micro.forEach(disposeMicroBatch);
+      walk.dispose();
+      return found;
+    };
+    for (const [name, dtype] of await dtypesOf(1)) expect(dtype, name).toBe(linear(name) ? computeDtype : 'float32');
+    for (const [name, dtype] of await dtypesOf(2)) expect(dtype, name).toBe('float32');
     model.dispose();
   });
 

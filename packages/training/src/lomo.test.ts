@@ -50,7 +50,7 @@ describe('LOMO in the training loop', () => {
       const seen: { layer: string; live: number }[] = [];
       const update = optimizer.update.bind(optimizer);
       optimizer.update = (name, gradient) => {
-        const layer = gradient.rank === 2 ? (/layers\.\d+/.exec(name)?.[0] ?? name) : '';
+        const layer = gradient.shape.length === 2 ? (/layers\.\d+/.exec(name)?.[0] ?? name) : '';
         seen.push({ layer, live: liveTensors() });
         update(name, gradient);
       };

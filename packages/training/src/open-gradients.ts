@@ -1,8 +1,8 @@
 import { multiplyFactors, type GradientTerm } from '@blockwise/model-zoo';
-import { Variable, type AnyTensor, type tf } from '@blockwise/tensorflow';
+import { cast, Variable, type AnyTensor } from '@blockwise/tensorflow';
 
-/** A gradient the moment it is complete; owned by the receiver. */
-export type Gradient = readonly [name: string, gradient: tf.Tensor];
+/** A gradient the moment it is complete, float32 or (the product of one linear layer in bfloat16) bfloat16; owned by the receiver. */
+export type Gradient = readonly [name: string, gradient: AnyTensor];
 
 /** Gradients still growing, over micro-batches or because a weight is tied. Terms that are factors are multiplied out when taken. */
 export class OpenGradients {
@@ -31,21 +31,38 @@ export class OpenGradients {
   }
 }
 
-/** A sum that grows in place: it and one summand are alive, not a third tensor for the result. */
+/** A float32 sum that grows in place: it and one summand are alive, not a third tensor for the result. A lone summand stays as it came. */
 class GradientSum {
+  private only: AnyTensor | undefined;
   private sum: Variable | undefined;
 
   /** Takes over `more`. */
-  add(more: tf.Tensor): void {
-    if (this.sum) this.sum.add(more);
-    else this.sum = new Variable(more); // one buffer with `more`
+  add(more: AnyTensor): void {
+    if (!this.only && !this.sum) {
+      this.only = more;
+      return;
+    }
+    this.sum ??= this.begin();
+    const values = cast(more);
+    this.sum.add(values);
+    values.dispose();
     more.dispose();
   }
 
+  private begin(): Variable {
+    const values = cast(this.only!);
+    const sum = new Variable(values); // one buffer with a float32 summand
+    values.dispose();
+    this.only!.dispose();
+    this.only = undefined;
+    return sum;
+  }
+
   /** The sum, owned by the caller; nothing can be added any more. */
-  take(): tf.Tensor {
-    const value = this.sum!.read();
-    this.sum!.dispose();
+  take(): AnyTensor {
+    if (!this.sum) return this.only!;
+    const value = this.sum.read();
+    this.sum.dispose();
     return value;
   }
 }

@@ -1,6 +1,6 @@
 import {
   callStage,
-  recordGradientFactors,
+  gradientTerms,
   recordProducts,
   replaceWeights,
   replayProducts,
@@ -64,9 +64,9 @@ export class StageFunctions {
       const kept: AnyTensor[] = rest.slice(rest.length - products.length);
       const run = (w: StageWeights, x: tf.Tensor) => replayProducts(kept, () => stage.forward(w, x, context));
       const all = () => gradients(weights, trained, x, inputGradient, run, dy).grads;
-      const terms = factored ? recordGradientFactors(all) : all().map((gradient) => [gradient] as const);
-      this.termSizes.set(name, terms.slice(inputGradient ? 1 : 0).map(({ length }) => length)); // prettier-ignore
-      return terms.flat();
+      const [dx, ...terms] = inputGradient ? gradientTerms(all, factored) : [[], ...gradientTerms(all, factored)];
+      this.termSizes.set(name, terms.map(({ length }) => length)); // prettier-ignore
+      return [dx, ...terms].flat();
     });
     const results = await callStage(fn, stage, [x, dy, ...context, ...products]);
     const dx = inputGradient ? (results.shift() as tf.Tensor) : undefined;

@@ -1,5 +1,5 @@
 import { linearShapes, type Stage, type StagedModel } from '@blockwise/model-zoo';
-import { RawTensor, tf, type AnyTensor } from '@blockwise/tensorflow';
+import { byteLengthOf, tf, type AnyTensor } from '@blockwise/tensorflow';
 import type { MicroBatch } from './micro-batch.ts';
 import { OpenGradients, type Gradient } from './open-gradients.ts';
 import { StageFunctions } from './stage-functions.ts';
@@ -115,7 +115,7 @@ export class StageWalk {
     for (const batch of batches) passes.push(await this.forward(batch, lowest, keepFrom));
     const middle = performance.now();
     const all = passes.flatMap(({ inputs, products }) => [...inputs, ...products.flat()]);
-    const kept = all.reduce((sum, x) => sum + (x ? bytesOf(x) : 0), 0);
+    const kept = all.reduce((sum, x) => sum + (x ? byteLengthOf(x) : 0), 0);
     this.activationBytes = Math.max(this.activationBytes, kept);
 
     let loss = 0;
@@ -288,8 +288,6 @@ function scatterRows(dRows: tf.Tensor, { rows }: Piece, count: number): tf.Tenso
     return scattered;
   });
 }
-
-const bytesOf = (x: AnyTensor) => (x instanceof RawTensor ? x.byteLength : 4 * x.size);
 
 /** sum + more; consumes both. */
 function addInto(sum: tf.Tensor | undefined, more: tf.Tensor): tf.Tensor {

@@ -1,7 +1,7 @@
 import type { BatchSource, BatchState } from '@blockwise/loaders';
 import type { StagedModel } from '@blockwise/model-zoo';
 import type { DynamicLossScaler, Optimizer, OptimizerState } from '@blockwise/optimizers';
-import type { tf } from '@blockwise/tensorflow';
+import { byteLengthOf, cast, tf, type AnyTensor } from '@blockwise/tensorflow';
 import { clipCoefficient, clipGradient, sumOfSquares } from './gradient-clipping.ts';
 import { createMicroBatch, disposeMicroBatch, type MicroBatch } from './micro-batch.ts';
 import { learningRateFactor, type SchedulerType } from './schedulers.ts';
@@ -229,7 +229,7 @@ async function trainStep(
   let [updateSeconds, gradientBytes, coefficient] = [0, 0, 1];
   const backward: Backward = (receive) => {
     const prepare = ([name, gradient]: Gradient) => {
-      gradientBytes = Math.max(gradientBytes, 4 * gradient.size);
+      gradientBytes = Math.max(gradientBytes, byteLengthOf(gradient));
       receive([name, lossScaler ? rounded(gradient, lossScaler) : gradient]);
     };
     return walk.gradients(batches, optimizer.trainable, prepare, fused);
@@ -247,7 +247,10 @@ async function trainStep(
   const skipped = measured && !Number.isFinite(measured.norm);
   if (measured) {
     const { norm, kept } = measured;
-    gradientBytes = Math.max(gradientBytes, 4 * kept.reduce((sum, [, { size }]) => sum + size, 0));
+    gradientBytes = Math.max(
+      gradientBytes,
+      kept.reduce((sum, [, gradient]) => sum + byteLengthOf(gradient), 0),
+    );
     coefficient = clipCoefficient(norm, maxGradNorm);
     kept.forEach(skipped ? ([, gradient]) => gradient.dispose() : apply);
     if (skipped && !lossScaler) throw new UserError(`the norm of the gradients became ${norm}${diverged}`);
@@ -279,8 +282,10 @@ async function measure(backward: Backward, keep: boolean) {
 }
 
 /** A gradient as float16 holds it; consumes it. */
-function rounded(gradient: tf.Tensor, lossScaler: DynamicLossScaler): tf.Tensor {
-  const result = lossScaler.throughFloat16(gradient);
+function rounded(gradient: AnyTensor, lossScaler: DynamicLossScaler): tf.Tensor {
+  const values = cast(gradient);
+  const result = lossScaler.throughFloat16(values);
+  values.dispose();
   gradient.dispose();
   return result;
 }
