@@ -69,7 +69,6 @@ export function galore(options: GaloreOptions = {}): OptimizerFactory {
       const shrinkage = learningRate * decay(name);
       if (isProjected(name, shape)) {
         const sides = sidesOf(projType, shape);
-        if ((update.step - 1) % updateProjGap === 0) renewProjection(update, sides);
         const [beta1, beta2] = betas;
         const stepSize = (learningRate * Math.sqrt(1 - beta2 ** step)) / (1 - beta1 ** step);
         const moments = { beta1, fresh1: 1 - beta1, beta2, fresh2: 1 - beta2, eps };
@@ -79,9 +78,14 @@ export function galore(options: GaloreOptions = {}): OptimizerFactory {
         if (shrinkage !== 0) shrink(update.master, update.scalar('decay', shrinkage));
       }
     };
+    const joint = {
+      isDue: ({ name, shape, step }: Pick<Update, 'name' | 'shape' | 'step'>) =>
+        isProjected(name, shape) && (step - 1) % updateProjGap === 0,
+      prepare: (updates: readonly Update[]) => renewProjections(updates, sidesOf(projType, updates[0].shape)),
+    };
     const states = ({ name, shape }: { name: string; shape: readonly number[] }) =>
       isProjected(name, shape) ? projectedStates(shape, rank, sidesOf(projType, shape)) : plain;
-    return new ParameterOptimizer(parameters, { learningRate, states, apply }, options);
+    return new ParameterOptimizer(parameters, { learningRate, states, joint, apply }, options);
   };
 }
 
@@ -104,24 +108,26 @@ function projectedStates([rows, columns]: readonly number[], rank: number, sides
   ];
 }
 
-/** Sets the projections to the gradient's first singular vectors. */
-function renewProjection({ gradient, states }: Update, sides: Sides): void {
+/** Sets the projections of weights of one shape to their gradients' first singular vectors: TensorFlow takes a core for each of a batch. */
+function renewProjections(updates: readonly Update[], sides: Sides): void {
   const attributes = [
     attribute.bool('compute_uv', true),
     attribute.bool('full_matrices', false),
     attribute.type('T', dtypes.float32.code),
   ];
-  const projections = states.slice(2);
   tf.tidy(() => {
-    const [, u, v] = operation('Svd', attributes, [gradient]) as tf.Tensor2D[];
-    if (sides !== 'right') projections[0].assign(firstVectors(u, projections[0].shape[1]));
-    if (sides !== 'left') projections.at(-1)!.assign(tf.transpose(firstVectors(v, projections.at(-1)!.shape[0])));
+    const [, u, v] = operation('Svd', attributes, [tf.stack(updates.map(({ gradient }) => gradient))]);
+    updates.forEach(({ states: [, , ...projections] }, i) => {
+      const vectors = (all: tf.Tensor, rank: number) => firstVectors(tf.gather(all, i), rank);
+      if (sides !== 'right') projections[0].assign(vectors(u, projections[0].shape[1]));
+      if (sides !== 'left') projections.at(-1)!.assign(tf.transpose(vectors(v, projections.at(-1)!.shape[0])));
+    });
   });
 }
 
 /** The first `rank` columns of `vectors` [N, k], each with the sign that makes its entry of largest magnitude positive. */
-function firstVectors(vectors: tf.Tensor2D, rank: number): tf.Tensor2D {
-  const first = tf.slice(vectors, [0, 0], [-1, rank]);
+function firstVectors(vectors: tf.Tensor, rank: number): tf.Tensor {
+  const first = tf.slice(vectors as tf.Tensor2D, [0, 0], [-1, rank]);
   return tf.mul(first, tf.where(tf.greaterEqual(tf.max(first, 0), tf.neg(tf.min(first, 0))), 1, -1));
 }
 

@@ -11,7 +11,10 @@ export interface Optimizer {
   /** Of the next updates; a scheduler sets it before each step. */
   learningRate: number;
   beginStep(): void;
-  /** Applies the gradient (float32 or bfloat16, the parameter's shape) the moment it exists; borrows it. Once per name and step. */
+  /**
+   * Applies the gradient (float32 or bfloat16, the parameter's shape) the moment it exists, or by endStep() where work is shared with other updates
+   * (GaLore's new projections); borrows it. Once per name and step.
+   */
   update(name: string, gradient: AnyTensor): void;
   /**
    * Gradients must not outlive update() (LOMO): where their common norm is clipped, the loop runs backward twice, for the norm and for the

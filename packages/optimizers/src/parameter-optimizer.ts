@@ -13,6 +13,7 @@ import {
   type Parameter,
   type Rounding,
 } from '@blockwise/tensorflow';
+import { availableParallelism } from 'node:os';
 import type { DynamicLossScaler } from './loss-scaler.ts';
 import type { JsonObject, JsonValue, Optimizer, OptimizerState, StateTensor } from './optimizer.ts';
 import { ScalarSlots } from './scalar-slots.ts';
@@ -25,6 +26,14 @@ export interface UpdateRule {
   readonly learningRate: number;
   /** The states that a parameter gets in the first step, in the order in which an update is given them. */
   states(parameter: { readonly name: string; readonly shape: readonly number[] }): readonly StateSpec[];
+  /**
+   * Work before some updates that several cores do for several parameters of one shape in the time of one: those updates wait for each other, at
+   * the longest until the end of the step.
+   */
+  readonly joint?: {
+    isDue(update: Pick<Update, 'name' | 'shape' | 'step'>): boolean;
+    prepare(updates: readonly Update[]): void;
+  };
   /** Makes one update; borrows all. */
   apply(update: Update): void;
 }
@@ -115,6 +124,12 @@ export interface Update {
   readonly compute: (computed: ComputedUpdate, scalars: Readonly<Record<string, number>>) => void;
 }
 
+/** An update in the making. */
+interface Pending {
+  readonly update: Update;
+  end(): void;
+}
+
 interface Progress {
   step: number;
   specs: readonly StateSpec[];
@@ -128,6 +143,8 @@ export class ParameterOptimizer implements Optimizer {
   private readonly parameters: ReadonlyMap<string, Parameter>;
   private readonly progress = new Map<string, Progress>();
   private readonly updated = new Set<string>();
+  /** Updates that wait for others of their shape. */
+  private readonly waiting = new Map<string, Pending[]>();
   private readonly scalars = new ScalarSlots();
 
   readonly fused: boolean;
@@ -160,11 +177,27 @@ export class ParameterOptimizer implements Optimizer {
     this.updated.add(name);
     const progress = this.progress.get(name) ?? this.begin(parameter);
     progress.step++;
+    const { joint } = this.rule;
+    const { step } = progress;
+    if (!joint?.isDue({ name, shape: parameter.shape, step }))
+      return this.finish([this.begun(parameter, progress, gradient)]);
+    const key = String(parameter.shape);
+    // The caller's gradient is only lent.
+    const kept = cast(gradient);
+    const { update, end } = this.begun(parameter, progress, kept);
+    const own = { update, end: () => (end(), kept.dispose()) };
+    const all = [...(this.waiting.get(key) ?? []), own];
+    this.waiting.set(key, all);
+    if (all.length === availableParallelism()) this.finishWaiting(key);
+  }
+
+  private begun(parameter: Parameter, progress: Progress, gradient: AnyTensor): Pending {
+    const { name, shape } = parameter;
     const { step, states } = progress;
     const transient = this.isTransient(parameter);
     let values: tf.Tensor | undefined;
-    this.rule.apply({
-      ...{ name, shape: parameter.shape, states, step, learningRate: this.learningRate, scalar: this.scalars.get },
+    const update: Update = {
+      ...{ name, shape, states, step, learningRate: this.learningRate, scalar: this.scalars.get },
       compute: (computed, scalars) => this.compute(computed, scalars, parameter, progress, gradient),
       get master() {
         if (transient) parameter.activate();
@@ -173,9 +206,26 @@ export class ParameterOptimizer implements Optimizer {
       get gradient() {
         return (values ??= cast(gradient));
       },
-    });
-    values?.dispose();
-    if (transient) parameter.deactivate(this.roundingOf(name, step));
+    };
+    const end = () => {
+      values?.dispose();
+      if (transient) parameter.deactivate(this.roundingOf(name, step));
+    };
+    return { update, end };
+  }
+
+  private finish(pending: readonly Pending[]): void {
+    for (const { update, end } of pending) {
+      this.rule.apply(update);
+      end();
+    }
+  }
+
+  private finishWaiting(key: string): void {
+    const pending = this.waiting.get(key)!;
+    this.waiting.delete(key);
+    this.rule.joint!.prepare(pending.map(({ update }) => update));
+    this.finish(pending);
   }
 
   /** An update that makes new values. */
@@ -216,7 +266,9 @@ export class ParameterOptimizer implements Optimizer {
     return { mode: 'stochastic', seed: hash(rounding.seed, [...this.trainable].indexOf(name), step) };
   }
 
-  endStep(): void {}
+  endStep(): void {
+    for (const key of [...this.waiting.keys()]) this.finishWaiting(key);
+  }
 
   state(): OptimizerState {
     const steps: JsonObject = {};
@@ -287,6 +339,8 @@ export class ParameterOptimizer implements Optimizer {
   }
 
   dispose(): void {
+    for (const pending of this.waiting.values()) pending.forEach(({ end }) => end());
+    this.waiting.clear();
     for (const { states } of this.progress.values()) states.forEach((state) => state.dispose());
     this.progress.clear();
     this.scalars.dispose();
