@@ -24,7 +24,7 @@ import { benchPython } from './python-environment.ts';
 import { spread } from './spread.ts';
 import { tiny, tinyConfig } from './tiny.ts';
 import { jobBatch, paddedBatch, randomBatch, writeJob, type JobBatch, type TrainJob } from './train-job.ts';
-import { startTraining, startWorker, type Worker } from './worker.ts';
+import { startPeer, startTraining, type Worker } from './worker.ts';
 import { gigabytes, lastBenchmark, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
@@ -48,7 +48,7 @@ type PeerSide = 'official' | 'float32' | 'fastest';
 
 function startPython(python: string, side: PeerSide, job: TrainJob): Promise<Worker> {
   const script = fileURLToPath(new URL('official_worker.py', import.meta.url));
-  return startWorker(side, [python, script, writeJob(job), side]);
+  return startPeer(side, [python, script, writeJob(job), side]);
 }
 
 /** One shape, a step a round. */
@@ -238,6 +238,7 @@ writeBenchmark({
       'float32: the ' +
       'same on a float32 model. fastest: float32 without checkpointing. All with scaled_dot_product_attention. blockwise: bfloat16 at rest, ' +
       'float32 arithmetic.',
+    'Each side in the environment that its users have: ours with experiments/.env (large pages), PyTorch as installed.',
     'Peaks are VmHWM over the whole process, loading and warm-up included; compile time is in the JSON and in no round.',
     endToEnd
       ? `End to end: one epoch a round over the same ${roundExamples} examples of Alpaca-GPT4 (cutoff ${cutoffLen}), answers predicted, m110, all sides in ${hasBfloat16 ? 'bfloat16' : 'float32'} products. The official package: ` +

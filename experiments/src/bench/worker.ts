@@ -29,13 +29,22 @@ export function startTraining(name: string, job: TrainJob, prefix: readonly stri
   return startWorker(name, [...prefix, ...scriptCommand('train-worker.ts', writeJob(job))]);
 }
 
+/** Starts PyTorch's side of a job, in the environment that its users have: without what experiments/.env adds to ours. */
+export function startPeer(name: string, command: readonly string[]): Promise<Worker> {
+  return startWorker(name, command, { ...process.env, GLIBC_TUNABLES: undefined });
+}
+
 /**
  * Starts a worker and waits until it is warm. Its chatter goes to standard error.
  * @throws Error with the end of its chatter where it ends before it has reported
  */
-export async function startWorker(name: string, [program, ...words]: readonly string[]): Promise<Worker> {
+export async function startWorker(
+  name: string,
+  [program, ...words]: readonly string[],
+  env: NodeJS.ProcessEnv = process.env,
+): Promise<Worker> {
   const cwd = fileURLToPath(new URL('../..', import.meta.url));
-  const child = spawn(program, words, { cwd, stdio: ['pipe', 'pipe', 'pipe'] });
+  const child = spawn(program, words, { cwd, env, stdio: ['pipe', 'pipe', 'pipe'] });
   const waiting: { resolve: (line: string) => void; reject: (error: Error) => void }[] = [];
   let chatter = '';
   const note = (line: string) => {

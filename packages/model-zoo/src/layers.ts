@@ -293,7 +293,7 @@ export function rotary(x: tf.Tensor4D, cos: tf.Tensor, sin: tf.Tensor): tf.Tenso
 }
 
 /** Queries in a piece of causal attention at least: fewer make products too small to be fast. */
-const pieceQueries = 128;
+const pieceQueries = 256;
 
 /**
  * Attention(Q, K, V) = softmax(Q K^T / sqrt(D) + mask) V (arXiv 1706.03762). Grouped queries are folded into rows, so that the keys of a

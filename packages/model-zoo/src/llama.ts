@@ -162,6 +162,7 @@ function llamaStages(
       ['lm_head.weight', parameter(config.tie_word_embeddings ? table : 'lm_head.weight')],
     ]),
     linear: headLinear,
+    operandBytes: headLinear && operandBytes,
     forward: (w, x, _context, linear = headLinear) => llamaHead(config, w, x, linear),
   };
   return [embed, ...layers, head];

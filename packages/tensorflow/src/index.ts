@@ -40,6 +40,7 @@ export {
   byteLengthOf,
   cast,
   castAfter,
+  concatRows,
   gatherRows,
   RawTensor,
   sliceRows,

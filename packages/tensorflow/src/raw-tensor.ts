@@ -126,6 +126,22 @@ export function sliceRows(x: RawTensor, from: number, to: number): RawTensor {
   return new RawTensor(id, x.dtype, shape);
 }
 
+/** Tensors of one dtype as one, along their first axis; consumes them. A single one is returned as it is. */
+export function concatRows(parts: readonly AnyTensor[]): AnyTensor {
+  if (parts.length === 1) return parts[0];
+  const runtime = currentRuntime();
+  const axis = tf.scalar(0, 'int32');
+  const types = [dtypes[parts[0].dtype as DType].code, dtypes.int32.code];
+  const attributes = [
+    attribute.int('N', parts.length),
+    ...['T', 'Tidx'].map((name, i) => attribute.type(name, types[i])),
+  ];
+  const [whole] = runtime.execute('ConcatV2', attributes, [...parts.map(idOfAny), idOf(axis)]);
+  axis.dispose();
+  parts.forEach((part) => part.dispose());
+  return wrapAny(whole);
+}
+
 /** Rows of a tensor of any dtype by their indices, int32 [N], as float32 [N, ...]: only these rows are cast. */
 export function gatherRows(x: RawTensor, indices: tf.Tensor1D): tf.Tensor {
   const runtime = currentRuntime();

@@ -182,7 +182,7 @@ describe.each(['float32', 'bfloat16'] as const)('products in %s', (computeDtype)
 
   it('are the gradients of linear layers as they are; over several batches their sum is float32', async () => {
     const model = tinyModel({}, 'bfloat16', { computeDtype });
-    const linear = (name: string) => /proj/.test(name);
+    const linear = (name: string) => /proj|lm_head/.test(name);
     const dtypesOf = async (count: number) => {
       const walk = new StageWalk(model);
       const batches = [...tinyBatches(tinyExamples(2 * count)).epochBatches()];

@@ -63,15 +63,22 @@ export class StageFunctions {
       const context = rest.slice(2, rest.length - products.length);
       const kept: AnyTensor[] = rest.slice(rest.length - products.length);
       const run = (w: StageWeights, x: tf.Tensor) => replayProducts(kept, () => stage.forward(w, x, context));
-      const all = () => gradients(weights, trained, x, inputGradient, run, dy).grads;
-      const [dx, ...terms] = inputGradient ? gradientTerms(all, factored) : [[], ...gradientTerms(all, factored)];
-      this.termSizes.set(name, terms.map(({ length }) => length)); // prettier-ignore
-      return [dx, ...terms].flat();
+      const { byInput, terms } = gradients(weights, trained, x, inputGradient, factored, run, dy);
+      return [...byInput, ...this.flat(name, terms)];
     });
     const results = await callStage(fn, stage, [x, dy, ...context, ...products]);
     const dx = inputGradient ? (results.shift() as tf.Tensor) : undefined;
-    const terms = this.termSizes.get(name)!.map((size) => results.splice(0, size) as unknown as GradientTerm);
-    return { dx, gradients: terms };
+    return { dx, gradients: this.termsOf(name, results) };
+  }
+
+  /** Terms as the outputs of a function. */
+  private flat(name: string, terms: readonly GradientTerm[]): AnyTensor[] {
+    this.termSizes.set(name, terms.map(({ length }) => length)); // prettier-ignore
+    return terms.flat();
+  }
+
+  private termsOf(name: string, outputs: AnyTensor[]): GradientTerm[] {
+    return this.termSizes.get(name)!.map((size) => outputs.splice(0, size) as unknown as GradientTerm);
   }
 
   /** The stage's weights as the functions below take them, so that several calls in a row cast them once; the caller disposes them. */
@@ -103,7 +110,7 @@ export class StageFunctions {
     return loss;
   }
 
-  /** loss() with its gradients: by the rows where asked, and by the weights named in `trained`. */
+  /** loss() with its gradients: by the rows where asked, and by the weights named in `trained`, with `factored` as backward() has them. */
   async lossAndGradients(
     stage: Stage,
     own: readonly AnyTensor[],
@@ -112,17 +119,21 @@ export class StageFunctions {
     rowWeights: tf.Tensor,
     trained: readonly string[],
     inputGradient: boolean,
-  ): Promise<{ loss: tf.Tensor; dRows: tf.Tensor | undefined; gradients: tf.Tensor[] }> {
-    const fn = this.function(`lossAndGradients ${stage.kind} ${inputGradient} ${trained}`, (...inputs) => {
+    factored: boolean,
+  ): Promise<{ loss: tf.Tensor; dRows: tf.Tensor | undefined; gradients: GradientTerm[] }> {
+    const name = `lossAndGradients ${stage.kind} ${inputGradient} ${trained} ${factored}`;
+    const fn = this.function<AnyTensor[]>(name, (...inputs) => {
       const { weights, rest } = stageInputs(stage, inputs);
       const [rows, targets, rowWeights] = rest;
       const lossOf = (w: StageWeights, rows: tf.Tensor) =>
         weightedLoss(targets, rowWeights)(stage.forward(w, rows, []));
-      const { value, grads } = gradients(weights, trained, rows, inputGradient, lossOf);
-      return [value, ...grads];
+      const { value, byInput, terms } = gradients(weights, trained, rows, inputGradient, factored, lossOf);
+      return [value, ...byInput, ...this.flat(name, terms)];
     });
-    const [loss, ...results] = await fn.async(...own, rows, targets, rowWeights);
-    return { loss, dRows: inputGradient ? results.shift() : undefined, gradients: results };
+    const results = await fn.async(...own, rows, targets, rowWeights);
+    const loss = results.shift() as tf.Tensor;
+    const dRows = inputGradient ? (results.shift() as tf.Tensor) : undefined;
+    return { loss, dRows, gradients: this.termsOf(name, results) };
   }
 
   private function<Outputs extends AnyTensor[] = tf.Tensor[]>(
@@ -149,22 +160,30 @@ export class StageFunctions {
   }
 }
 
-/** f's value, and its gradients by x (where asked) and by some weights, against dy (1 where absent). */
+/** f's value, and its gradients by x (where asked) and by some weights (see gradientTerms()), against dy (1 where absent). */
 function gradients(
   weights: StageWeights,
   trained: readonly string[],
   x: tf.Tensor,
-  byInput: boolean,
+  inputGradient: boolean,
+  factored: boolean,
   f: (weights: StageWeights, x: tf.Tensor) => tf.Tensor,
   dy?: tf.Tensor,
-): { value: tf.Tensor; grads: tf.Tensor[] } {
-  const by = [...(byInput ? [x] : []), ...trained.map((name) => weights[name])];
+): { value: tf.Tensor; byInput: AnyTensor[]; terms: GradientTerm[] } {
+  const by = [...(inputGradient ? [x] : []), ...trained.map((name) => weights[name])];
   const g = tf.valueAndGrads((...values) => {
-    const input = byInput ? values.shift()! : x;
+    const input = inputGradient ? values.shift()! : x;
     const replaced = Object.fromEntries(trained.map((name, i) => [name, values[i]]));
     return f(replaceWeights(weights, replaced), input);
   });
-  return g(by, dy);
+  let value!: tf.Tensor;
+  const terms = gradientTerms(() => {
+    const found = g(by, dy);
+    value = found.value;
+    return found.grads;
+  }, factored);
+  const byInput = inputGradient ? terms.shift()! : [];
+  return { value, byInput: [...byInput], terms };
 }
 
 /** Sum over rows of weight x cross-entropy; the gradient comes from the same pass over the logits. */

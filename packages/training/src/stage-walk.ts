@@ -1,5 +1,5 @@
 import { linearShapes, type Stage, type StagedModel } from '@blockwise/model-zoo';
-import { byteLengthOf, tf, type AnyTensor } from '@blockwise/tensorflow';
+import { byteLengthOf, concatRows, tf, type AnyTensor } from '@blockwise/tensorflow';
 import type { MicroBatch } from './micro-batch.ts';
 import { OpenGradients, type Gradient } from './open-gradients.ts';
 import { StageFunctions } from './stage-functions.ts';
@@ -205,19 +205,28 @@ export class StageWalk {
   ): Promise<{ loss: number; dx: tf.Tensor | undefined }> {
     const names = localNames(stage, trained);
     const own = await this.headWeights(stage, batch);
+    // Pieces in float32 are summed; as factors they are one product, in the end.
+    const factored = smallerAsFactors(stage, trained, batch.rows.length);
+    const factors = new Map<string, [dy: AnyTensor, x: AnyTensor][]>();
     let loss = 0;
     let dx: tf.Tensor | undefined;
     for (const piece of this.pieces(batch)) {
       const { rows, targets, weights } = pieceTensors(hidden, piece, 1 / labels);
       const result = await this.functions.lossAndGradients(
-        ...([stage, own.values, rows, targets, weights, names, inputGradient] as const),
+        ...([stage, own.values, rows, targets, weights, names, inputGradient, factored] as const),
       );
       loss += (await result.loss.data())[0];
-      names.forEach((name, i) => open.add(stage.parameters.get(name)!.name, [result.gradients[i]]));
+      names.forEach((local, i) => {
+        const { name } = stage.parameters.get(local)!;
+        const [first, second] = result.gradients[i];
+        if (second) factors.set(name, [...(factors.get(name) ?? []), [first, second]]);
+        else open.add(name, [first]);
+      });
       if (result.dRows) dx = addInto(dx, scatterRows(result.dRows, piece, hidden.shape[0]));
       tf.dispose([rows, targets, weights, result.loss]);
     }
     own.release();
+    for (const [name, pieces] of factors) open.add(name, [concatRows(pieces.map(([dy]) => dy)), concatRows(pieces.map(([, x]) => x))]); // prettier-ignore
     return { loss, dx: inputGradient ? (dx ?? tf.zerosLike(hidden)) : undefined };
   }
 
