@@ -4,6 +4,7 @@ import {
   dtypes,
   elementCount,
   RawTensor,
+  share,
   tf,
   toRaw,
   Variable,
@@ -183,7 +184,7 @@ export class ParameterOptimizer implements Optimizer {
       return this.finish([this.begun(parameter, progress, gradient)]);
     const key = String(parameter.shape);
     // The caller's gradient is only lent.
-    const kept = cast(gradient);
+    const kept = share(gradient);
     const { update, end } = this.begun(parameter, progress, kept);
     const own = { update, end: () => (end(), kept.dispose()) };
     const all = [...(this.waiting.get(key) ?? []), own];

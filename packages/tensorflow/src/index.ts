@@ -43,6 +43,7 @@ export {
   concatRows,
   gatherRows,
   RawTensor,
+  share,
   sliceRows,
   takeFloat32,
   toRaw,

@@ -47,7 +47,7 @@ export class RawTensor {
   }
 
   get byteLength(): number {
-    return elementCount(this.shape) * dtypes[this.dtype].bytes;
+    return byteLengthOf(this);
   }
 
   /** A copy of the contents, little-endian. */
@@ -80,6 +80,12 @@ const native = new Set<number>([dtypes.float32.code, dtypes.int32.code, dtypes.b
 /** A result as a TensorFlow.js tensor where TensorFlow.js knows its dtype, else as a RawTensor. */
 export function wrapAny(value: Value): AnyTensor {
   return native.has(value.dtype) ? wrap(value) : new RawTensor(value.id, dtypeOfCode(value.dtype), value.shape);
+}
+
+/** Another tensor over the same values, in their dtype: it outlives `x`. */
+export function share(x: AnyTensor): AnyTensor {
+  const runtime = currentRuntime();
+  return wrapAny(runtime.describe(runtime.share(idOfAny(x))));
 }
 
 function castValue(id: number, from: DType, to: DType, after?: number): Value {
