@@ -241,6 +241,32 @@ describe('bfloat16Linear', () => {
   });
 });
 
+it('multiplies enough rows by a large frozen bfloat16 weight, and their gradients, as exactly as in float32', () => {
+  // On a CPU with AMX these are products in terms; everywhere they have to agree with those of the float32 weight.
+  const values = (shape: [number, number], seed: number) => tf.randomNormal<tf.Rank.R2>(shape, 0, 1, 'float32', seed);
+  const [x, dy, given] = [values([256, 2048], 1), values([256, 2048], 2), values([2048, 2048], 3)];
+  const frozen = toRaw(given, 'bfloat16');
+  const weight = cast(frozen);
+  const run = (weight: AnyTensor) => {
+    const f = compile('linear', (x, dy, weight) => {
+      const product = tf.grad((x) => tf.sum(tf.mul(linear(x as tf.Tensor2D, weight), dy as tf.Tensor)));
+      return [linear(x as tf.Tensor2D, weight), product(x as tf.Tensor)];
+    });
+    const outputs = f(x, dy, weight);
+    f.dispose();
+    return outputs;
+  };
+  const [expected, products] = [run(weight), run(frozen)];
+  products.forEach((product, i) => {
+    const error = tf.tidy(() => tf.max(tf.abs(tf.sub(product, expected[i]))).dataSync()[0]);
+    const largest = tf.tidy(() => tf.max(tf.abs(expected[i])).dataSync()[0]);
+    expect(largest).toBeGreaterThan(100);
+    expect(error / largest).toBeLessThan(2e-6);
+  });
+  tf.dispose([x, dy, given, weight, ...expected, ...products]);
+  frozen.dispose();
+});
+
 describe('the padding id of an embedding', () => {
   const ids = () => tf.tensor1d(repeatedIds, 'int32');
   const dy = () => tf.tensor2d(noise(6 * 2, 7), [6, 2]);

@@ -4,8 +4,10 @@ import {
   columnSums,
   float32Arithmetic,
   gatherRows,
+  isFasterInTerms,
   matMul2d,
   matMulBfloat16,
+  productInTerms,
   RawTensor,
   sliceRows,
   takeFloat32,
@@ -147,8 +149,18 @@ function frozenGradient(dy: tf.Tensor, weight: FrozenWeight): tf.Tensor {
  * @returns float32 [N, outputs]
  */
 export function linear(x: tf.Tensor2D, weight: AnyTensor, bias?: tf.Tensor): tf.Tensor2D {
-  const y = weight instanceof RawTensor ? frozenLinear(x, frozenHalf(weight)) : trainedLinear(x, weight);
+  const y = weight instanceof RawTensor ? halfLinear(x, weight) : trainedLinear(x, weight);
   return bias ? tf.add(y, bias) : y;
+}
+
+/** y = x W^T with a weight of 16 bits that gets no gradient. */
+function halfLinear(x: tf.Tensor2D, weight: RawTensor): tf.Tensor2D {
+  if (!isFasterInTerms(x, weight)) return frozenLinear(x, frozenHalf(weight));
+  return productByInput(
+    x,
+    (x) => productInTerms(x, weight, true),
+    (dy) => productInTerms(dy, weight, false),
+  );
 }
 
 /** y = x W^T with a weight that gets no gradient: float32 [N, inputs] -> [N, outputs]. */

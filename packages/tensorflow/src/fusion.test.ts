@@ -1,7 +1,7 @@
 import { beforeAll, describe, expect, test } from 'vitest';
 import { attribute } from './attributes.ts';
 import { dtypes, elementCount } from './dtypes.ts';
-import { fuse, withFusionFrom, type TracedFunction, type TracedNode } from './fusion.ts';
+import { fuse, scratchBytes, withFusionFrom, type TracedFunction, type TracedNode } from './fusion.ts';
 import { cast, compile, initTensorFlow, matMul2d, matMulBfloat16, tf, toRaw, type AnyTensor } from './index.ts';
 
 beforeAll(() => initTensorFlow());
@@ -44,7 +44,7 @@ class Sketch {
     };
   }
 
-  private bytes(id: number): number {
+  bytes(id: number): number {
     const { dtype, shape } = this.values.get(id)!;
     return elementCount(shape) * (dtype === dtypes.bfloat16.code ? 2 : 4);
   }
@@ -117,6 +117,28 @@ describe('a plan of kernels', () => {
       sum = f.node('Add', [sum, f.node('MatMul', [x, f.node('Cast', [w], { after: [sum] })])]);
     const { order } = f.fused(f.node('Exp', [sum]));
     expect(order).toBe('Cast MatMul Cast MatMul Add Cast MatMul Add Cast MatMul Kernel');
+  });
+
+  test('makes what XLA alone can multiply in a kernel, small or large, with what stands around it', () => {
+    const shape = [4, 4];
+    const f = new Sketch();
+    const [x, w] = [f.input('float32', shape), f.input('bfloat16', shape)];
+    const operand = f.node('Cast', [f.node('Neg', [x], { shape })], { dtype: 'bfloat16', shape });
+    const product = f.node('XlaDotV2', [operand, w], { shape });
+    expect(f.fused(f.node('MatMul', [f.node('Exp', [product], { shape }), x], { shape })).order).toBe('Kernel MatMul');
+    const alone = new Sketch();
+    const [a, b] = [alone.input('bfloat16', shape), alone.input('bfloat16', shape)];
+    expect(alone.fused(alone.node('XlaDotV2', [a, b], { shape })).kernels).toEqual(['XlaDotV2']);
+  });
+
+  test('counts as scratch what a kernel writes down at a time', () => {
+    const f = new Sketch();
+    const [x, w] = [f.input(), f.input('bfloat16')];
+    const operands = ['Neg', 'Exp', 'Tanh'].map((type) => f.node('Cast', [f.node(type, [x])], { dtype: 'bfloat16' }));
+    const [a, b, c] = operands.map((operand) => f.node('XlaDotV2', [operand, w]));
+    const { nodes } = f.fused(f.node('Add', [a, f.node('Add', [b, c])]));
+    // Three products of 1 MB each, and the last one's operand.
+    expect(nodes.map((node) => scratchBytes(node, (id) => f.bytes(id)) / 2 ** 20)).toEqual([3.5]);
   });
 
   test('leaves out a cast to float32 and back, and gathers before it casts', () => {

@@ -60,6 +60,10 @@ const moves = words(
   'BroadcastTo ConcatV2 ExpandDims Fill Identity PadV2 Range Reshape Slice Split SplitV Squeeze Tile Transpose',
 );
 const reductions = words('L2Loss Max Mean Min Prod Sum');
+/** Products that XLA makes, and TensorFlow by itself cannot. */
+const products = words('XlaDotV2');
+/** What is worth writing down rather than making twice. */
+const isMadeOnce = (type: string) => reductions.has(type) || products.has(type);
 /** Not a pass over their inputs: they look at them in another shape, or at a part. */
 const views = words('Const ExpandDims Identity Reshape Slice Split SplitV Squeeze');
 
@@ -74,11 +78,31 @@ export function fuse(traced: TracedFunction, device: 'cpu' | 'gpu'): TracedFunct
   return device === 'cpu' ? new Fusion(lean).fused() : lean;
 }
 
-/** Bytes that a kernel takes while it runs: XLA writes down what it is going to reduce. */
-export function scratchBytes({ kernel = [] }: TracedNode, bytesOf: (id: number) => number): number {
+/** Bytes that a kernel takes while it runs: XLA writes down what it is going to reduce or to multiply, and the products. */
+export function scratchBytes({ kernel = [], outputs }: TracedNode, bytesOf: (id: number) => number): number {
   const made = new Set(kernel.filter(({ type }) => !views.has(type)).flatMap(({ outputs }) => outputs));
-  const reduced = kernel.filter(({ type }) => reductions.has(type)).map(({ inputs }) => inputs[0]);
-  return Math.max(0, ...reduced.filter((id) => made.has(id)).map(bytesOf));
+  const results = new Set(outputs);
+  const written = (node: TracedNode) => {
+    const operands = products.has(node.type) ? [...node.inputs, ...node.outputs] : reductions.has(node.type) ? [node.inputs[0]] : []; // prettier-ignore
+    return operands.filter((id) => made.has(id) && !results.has(id));
+  };
+  const buffers = new Set(kernel.flatMap(written));
+  /** Of each value, the buffers that it is made from, so far as none is written down in between; of each buffer, when it is read last. */
+  const sources = new Map<number, Set<number>>();
+  const lastRead = new Map<number, number>();
+  const firstWritten = new Map<number, number>();
+  kernel.forEach((node, at) => {
+    const own = new Set(node.inputs.flatMap((id) => (buffers.has(id) ? [id] : [...(sources.get(id) ?? [])])));
+    for (const id of node.outputs) sources.set(id, own);
+    for (const id of own) lastRead.set(id, at);
+    for (const id of node.outputs) if (buffers.has(id)) firstWritten.set(id, at);
+  });
+  const held = kernel.map((_, at) =>
+    [...buffers]
+      .filter((id) => firstWritten.get(id)! <= at && at <= (lastRead.get(id) ?? at))
+      .reduce((sum, id) => sum + bytesOf(id), 0),
+  );
+  return Math.max(0, ...held);
 }
 
 /** What a node does to its inputs: equal texts do equal things. */
@@ -182,7 +206,7 @@ class Fusion {
       const makers = node.inputs.slice(0, -1).map((id) => this.makers.get(id));
       return makers.some((maker) => maker && this.isFusible(maker));
     }
-    return elementwise.has(node.type) || moves.has(node.type) || reductions.has(node.type);
+    return elementwise.has(node.type) || moves.has(node.type) || isMadeOnce(node.type);
   }
 
   private elements(id: number): number {
@@ -237,7 +261,7 @@ class Fusion {
 
   /** Whether to make a value that an earlier group made once more: where reading what it is made of is less than writing and reading it. */
   private isCheaperAnew(node: TracedNode, id: number): boolean {
-    if (reductions.has(node.type)) return false;
+    if (isMadeOnce(node.type)) return false;
     if (this.homes.get(id)!.outputs.has(id)) return false;
     const met = new Set<number>();
     let read = 0;
@@ -246,7 +270,7 @@ class Fusion {
       met.add(id);
       const maker = this.makers.get(id);
       if (maker?.type === 'Const') return;
-      const exists = !maker || !this.isFusible(maker) || reductions.has(maker.type) || this.homes.get(id)?.outputs.has(id); // prettier-ignore
+      const exists = !maker || !this.isFusible(maker) || isMadeOnce(maker.type) || this.homes.get(id)?.outputs.has(id); // prettier-ignore
       if (exists) read += this.bytes(id);
       else maker.inputs.forEach(visit);
     };
@@ -290,11 +314,12 @@ class Fusion {
   /** Whether a reduction went before it: nothing to make twice, small as it is. */
   private reduces({ type, inputs }: TracedNode): boolean {
     const before = inputs.flatMap((id) => this.makers.get(id) ?? []).filter((maker) => this.isFusible(maker));
-    return reductions.has(type) || before.some((maker) => this.reduces(maker));
+    return isMadeOnce(type) || before.some((maker) => this.reduces(maker));
   }
 
-  /** A kernel is worth its compilation where it works on enough elements and spares a pass over them. */
+  /** A kernel is worth its compilation where it works on enough elements and spares a pass over them; products have no other way. */
   private pays({ nodes }: Group): boolean {
+    if ([...nodes].some(({ type }) => products.has(type))) return true;
     const isLarge = (id: number) => this.elements(id) >= leastElements;
     const passes = [...nodes].filter(
       ({ type, inputs, outputs }) => !views.has(type) && (reductions.has(type) ? inputs : outputs).some(isLarge),

@@ -2,14 +2,18 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import {
   attribute,
   batchMatMulBfloat16,
+  cast,
+  compile,
   initTensorFlow,
   matMul2d,
   matMulBfloat16,
   operation,
+  productInTerms,
   sparseSoftmaxCrossEntropy,
   takeFloat32,
   tf,
   timesTransposed,
+  toRaw,
   type RawTensor,
 } from './index.ts';
 
@@ -78,6 +82,41 @@ test.each([
     }
   });
 });
+
+test.each([true, false])(
+  'productInTerms is as close to float64 as a product in float32, transposed: %s, and the same in every call',
+  async (transposed) => {
+    const [N, K, M] = [64, 512, 96];
+    const x = tf.randomNormal<tf.Rank.R2>([N, K], 0, 1, 'float32', 1);
+    const values = tf.randomNormal<tf.Rank.R2>(transposed ? [M, K] : [K, M], 0, 1, 'float32', 2);
+    const weight = toRaw(values, 'bfloat16');
+    const exact = cast(weight);
+    const [a, b] = [x.arraySync(), exact.arraySync() as number[][]];
+    const of = (k: number, m: number) => (transposed ? b[m][k] : b[k][m]);
+    const errorOf = (product: number[][]) => {
+      let sum = 0;
+      for (let n = 0; n < N; n++)
+        for (let m = 0; m < M; m++) {
+          let expected = 0;
+          for (let k = 0; k < K; k++) expected += a[n][k] * of(k, m);
+          sum += (product[n][m] - expected) ** 2;
+        }
+      return Math.sqrt(sum / (N * M));
+    };
+    const f = compile('inTerms', (x, weight) => [productInTerms(x as tf.Tensor, weight as RawTensor, transposed)]);
+    const [first] = f(x, weight);
+    const [second] = await f.async(x, weight);
+    const plain = matMul2d(x, exact, false, transposed);
+    expect(first.shape).toEqual([N, M]);
+    expect(second.dataSync()).toEqual(first.dataSync());
+    const error = errorOf(first.arraySync() as number[][]);
+    expect(error).toBeLessThan(1.5 * errorOf(plain.arraySync()));
+    expect(error).toBeGreaterThan(0);
+    tf.dispose([x, values, exact, first, second, plain]);
+    weight.dispose();
+    f.dispose();
+  },
+);
 
 describe('sparseSoftmaxCrossEntropy', () => {
   const logits = [
