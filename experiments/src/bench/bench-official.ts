@@ -24,7 +24,7 @@ import { benchPython } from './python-environment.ts';
 import { spread } from './spread.ts';
 import { tiny, tinyConfig } from './tiny.ts';
 import { jobBatch, paddedBatch, randomBatch, writeJob, type JobBatch, type TrainJob } from './train-job.ts';
-import { startPeer, startTraining, type Worker } from './worker.ts';
+import { fromCheckpoint, startPeer, startTraining, type Worker } from './worker.ts';
 import { gigabytes, lastBenchmark, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
@@ -37,10 +37,10 @@ const note = (line: string) => process.stderr.write(`${line}\n`);
 type Job = Pick<TrainJob, 'warmUp' | 'rounds'>;
 type Row = Record<string, string | number | null>;
 
-/** The job of every side: bfloat16 weights at rest here and in the official package; `fastest` takes float32 whatever is said here. */
+/** The job of every side, from a checkpoint in bfloat16, which `fastest` makes float32 whatever is said here. */
 function trainJob(config: LlamaConfig, block: number, { warmUp, rounds }: Job): TrainJob {
   const hf = llamaConfigJson(config);
-  return { config, hf, weights: { seed }, dtype: 'bfloat16', block, warmUp, rounds };
+  return fromCheckpoint({ config, hf, weights: { seed }, dtype: 'bfloat16', block, warmUp, rounds });
 }
 
 /** As badam's readme says (bfloat16); the same on a float32 model; without recomputation. See official_worker.py. */
@@ -155,10 +155,11 @@ async function compareEndToEnd(python: string, config: LlamaConfig) {
   const block = Math.min(6, config.num_hidden_layers - 1);
   // Both sides in the arithmetic that is fast here.
   const computeDtype = hasBfloat16 ? 'bfloat16' : 'float32';
-  const ours = (source: BatchSource) => ({ ...trainJob(config, block, epochs(source)), computeDtype }) as const;
+  const peers = trainJob(config, block, randomOrder(examples, padId));
+  const ours = (source: BatchSource) => ({ ...peers, ...epochs(source), computeDtype }) as const;
   const peer = hasBfloat16 ? 'official' : 'float32';
   const workers = [
-    await startPython(python, peer, trainJob(config, block, randomOrder(examples, padId))),
+    await startPython(python, peer, peers),
     await startTraining('blockwise, group_by_length', ours(grouped)),
     await startTraining('blockwise, packing', ours(packed)),
   ];
@@ -230,7 +231,8 @@ writeBenchmark({
   rows: parts.flatMap(({ table }) => table),
   notes: [
     `${counted} counted rounds after warm-up (a step; end to end: each shape once), the sides taking turns on the same batches; AdamW, ` +
-      'active block 6, every position predicted, random weights and tokens, default threads.',
+      'active block 6, every position predicted, random weights and tokens, default threads. All sides start from one bfloat16 checkpoint ' +
+      '(transformers by from_pretrained()).',
     'official: badam.BlockOptimizer on a bfloat16 model with (non-reentrant) gradient checkpointing, as its readme says. ' +
       (hasBfloat16
         ? 'This CPU has bfloat16 instructions, which both it and "blockwise, bfloat16 products" (--compute_dtype bfloat16) use; the figures over official compare these two. '

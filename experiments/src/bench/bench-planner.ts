@@ -13,16 +13,12 @@ import {
   type WeightDtype,
 } from '@blockwise/model-zoo';
 import { initTensorFlow } from '@blockwise/tensorflow';
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import process from 'node:process';
 import type { PlannedRun } from './large-model.ts';
 import { comparePeak, planJob, type PlannedPeak } from './plan-job.ts';
 import { tiny, tinyConfig } from './tiny.ts';
-import { randomBatch, writeJob, type TrainJob } from './train-job.ts';
-import { scriptCommand, startTraining } from './worker.ts';
+import { randomBatch, type TrainJob } from './train-job.ts';
+import { fromCheckpoint, startTraining } from './worker.ts';
 import { gigabytes, lastBenchmark, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
@@ -78,13 +74,24 @@ const cases: Case[] = tiny
       { name: 'b1_1', config: llama_1_1b, dtype: bf16, block: 6, batchSize: 2, length: 256 },
     ];
 
-function jobOf({ config, dtype, block, batchSize, length, streamed }: Case, folder: string): TrainJob {
+function jobOf({ config, dtype, block, batchSize, length, streamed }: Case): TrainJob {
   const random = createRandom(seed, length);
   const batch = () => randomBatch(config.vocab_size, batchSize, length, random);
   const hf = llamaConfigJson(config);
-  const weights = streamed ? { folder, streamed } : { seed };
   const rounds = [[batch()], [batch()], [batch()]];
-  return { config, hf, weights, dtype, block, peakFromLoading: true, warmUp: [batch()], rounds };
+  const job: TrainJob = {
+    config,
+    hf,
+    weights: { seed },
+    dtype,
+    block,
+    peakFromLoading: true,
+    warmUp: [batch()],
+    rounds,
+  };
+  if (!streamed) return job;
+  const saved = fromCheckpoint(job);
+  return { ...saved, weights: { ...saved.weights, streamed } };
 }
 
 async function measure(name: string, job: TrainJob) {
@@ -106,22 +113,13 @@ interface Result extends PlannedPeak {
 }
 
 async function run(one: Case): Promise<Result & { versions: Record<string, string> }> {
-  const folder = mkdtempSync(join(process.env.TMPDIR ?? tmpdir(), 'bench-planner-'));
-  try {
-    const job = jobOf(one, folder);
-    if (one.streamed) {
-      const [program, ...words] = scriptCommand('save-fresh.ts', writeJob({ ...job, weights: { seed } }), folder);
-      execFileSync(program, words, { stdio: ['ignore', 2, 2] });
-    }
-    const planned = await planJob(job);
-    const { ready, last } = await measure(one.name, job);
-    const peak = comparePeak(job, planned, ready, last);
-    note(`${one.name}: planned ${gigabytes(peak.expected)} GB, measured ${gigabytes(peak.found)} GB, ${(100 * peak.error).toFixed(1)}%`); // prettier-ignore
-    const { name, batchSize, length, dtype, block } = one;
-    return { name, batchSize, length, dtype, block, mapped: one.streamed === true, ...peak, versions: ready.versions };
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
+  const job = jobOf(one);
+  const planned = await planJob(job);
+  const { ready, last } = await measure(one.name, job);
+  const peak = comparePeak(job, planned, ready, last);
+  note(`${one.name}: planned ${gigabytes(peak.expected)} GB, measured ${gigabytes(peak.found)} GB, ${(100 * peak.error).toFixed(1)}%`); // prettier-ignore
+  const { name, batchSize, length, dtype, block } = one;
+  return { name, batchSize, length, dtype, block, mapped: one.streamed === true, ...peak, versions: ready.versions };
 }
 
 /** The cases of bench-7b or bench-8b, as its last run on this machine planned and measured them. */

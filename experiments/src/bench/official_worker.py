@@ -43,11 +43,10 @@ def main(path, side):
         job = json.load(file)
     base = memory("VmRSS")
     begin = time.perf_counter()
-    torch.manual_seed(job["weights"]["seed"])
-    config = transformers.LlamaConfig(**{k: v for k, v in job["hf"].items() if k not in ("torch_dtype", "architectures")})
-    config.use_cache = False
     dtype = torch.bfloat16 if side == "official" else torch.float32
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    folder = job["weights"]["folder"]
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    model.config.use_cache = False
     model.train()
     if side != "fastest":
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -105,14 +105,19 @@ export function jobBatch({ inputIds, labels, positionIds, segmentIds, batchSize,
 let folder: string | undefined;
 let jobs = 0;
 
-/** Puts a job where a worker can read it, until this process exits. */
-export function writeJob(job: TrainJob): string {
+/** A folder for what workers read, removed when this process exits. */
+export function benchFolder(): string {
   if (folder === undefined) {
     const made = mkdtempSync(join(tmpdir(), 'blockwise-bench-'));
     process.once('exit', () => rmSync(made, { recursive: true, force: true }));
     folder = made;
   }
-  const path = join(folder, `job-${jobs++}.json`);
+  return folder;
+}
+
+/** Puts a job where a worker can read it. */
+export function writeJob(job: TrainJob): string {
+  const path = join(benchFolder(), `job-${jobs++}.json`);
   writeFileSync(path, JSON.stringify(job));
   return path;
 }

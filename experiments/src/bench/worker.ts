@@ -1,9 +1,10 @@
-import { spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { execFileSync, spawn } from 'node:child_process';
+import { mkdtempSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import process from 'node:process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { reportMark, writeJob, type Ready, type Round, type TrainJob } from './train-job.ts';
+import { benchFolder, reportMark, writeJob, type Ready, type Round, type TrainJob } from './train-job.ts';
 
 /** A process that loaded and warmed up, and makes one round whenever it is asked. */
 export interface Worker {
@@ -22,6 +23,14 @@ export interface Worker {
 export function scriptCommand(script: string, ...words: string[]): string[] {
   const [path, lean] = [script, '../lean-node.ts'].map((file) => fileURLToPath(new URL(file, import.meta.url)));
   return [process.execPath, '--import', 'tsx', '--conditions=blockwise-source', '--import', lean, path, ...words];
+}
+
+/** The same job from a checkpoint with its fresh weights, written by a process of its own and removed when this one exits. */
+export function fromCheckpoint(job: TrainJob): TrainJob {
+  const folder = mkdtempSync(join(benchFolder(), 'weights-'));
+  const [program, ...words] = scriptCommand('save-fresh.ts', writeJob(job), folder);
+  execFileSync(program, words, { stdio: ['ignore', 2, 2] });
+  return { ...job, weights: { folder } };
 }
 
 /** Starts our side of a job; `prefix` are words before the command, such as a limit's. */
