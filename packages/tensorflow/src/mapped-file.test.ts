@@ -106,6 +106,20 @@ describe('a mapped file', () => {
     expect(liveTensors()).toBe(before);
   });
 
+  test.skipIf(process.platform !== 'linux')('gives back the pages of a disposed tensor, and those alone', () => {
+    const file = MappedFile.open(path);
+    const weights = Array.from({ length: matrices }, (_, i) => matrix(file, i));
+    for (const weight of weights) cast(weight).dispose();
+    const read = readMemory().fileBacked!;
+    weights.slice(0, 100).forEach((weight) => weight.dispose());
+    const given = read - readMemory().fileBacked!;
+    expect(given).toBeGreaterThan(200e6);
+    expect(given).toBeLessThan(215e6); // 100 of 2 MiB
+    expect(weights[120].bytes().subarray(0, 2)).toEqual(matrixBytes(120).subarray(0, 2));
+    weights.forEach((weight) => weight.dispose());
+    file.close();
+  });
+
   test('stays whole where a part that is no whole page is dropped', () => {
     const file = MappedFile.open(path);
     file.drop(100, 10_000);

@@ -43,7 +43,8 @@ export class MappedFile {
   }
 
   /**
-   * A tensor over `shape` elements from byte `offset`. The mapping lives until close() and the disposal of every such tensor.
+   * A tensor over `shape` elements from byte `offset`; its pages leave memory when it is disposed. The mapping lives until close() and the
+   * disposal of every such tensor.
    * @param streamed its pages are dropped whenever a use is over, so that a model larger than memory passes through it
    */
   tensor(offset: number, shape: readonly number[], dtype: DType, { streamed = false } = {}): RawTensor {
@@ -56,6 +57,7 @@ export class MappedFile {
     const handle = currentRuntime().createTensorAt(this.address + offset, bytes, shape, dtypes[dtype].code);
     this.tensors++;
     const onDispose = () => {
+      this.drop(offset, bytes);
       this.tensors--;
       this.unmapIfUnused();
     };
