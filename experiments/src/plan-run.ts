@@ -14,6 +14,12 @@ export interface RunToPlan {
   baseBytes: number;
 }
 
+/**
+ * What a run of alpaca-llama holds beside its training: functions compiled for samples and evaluation, the data set, records, V8's garbage.
+ * Measured on the main job.
+ */
+const scriptBytes = 150e6;
+
 /** Predicts a run's memory: its own model and optimizer, rehearsed for a step on every block. */
 export function planRun({ options, folder, checkpoint, length, baseBytes }: RunToPlan): Promise<PlannedMemory> {
   const method = methods[options.finetuningType];
@@ -24,7 +30,7 @@ export function planRun({ options, folder, checkpoint, length, baseBytes }: RunT
       return { model: opened.model, optimizer: method.optimizer(everyStep, opened, 1).optimizer };
     },
     options: stepOptions(options),
-    ...{ batchSize: options.perDeviceTrainBatchSize, length, baseBytes },
+    ...{ batchSize: options.perDeviceTrainBatchSize, length, baseBytes: baseBytes + scriptBytes },
   });
 }
 
