@@ -66,10 +66,11 @@ async function compare(name: string, arithmetic: ComputeDtype, python: string, f
   return { name, arithmetic, first, sides: (await alternate(workers, counted)).map(perStep) };
 }
 
-/** A step's share of what GaLore does anew every so many steps: what the first step took longer, compilation here included. */
+/** A step's share of what GaLore does anew every so many steps: what the first step took longer, but for our compilation of the model, once a run. */
 function renewal({ name, sides, first }: Comparison, side: number): number {
   const every = settings[name].galoreUpdateInterval;
-  return every ? Math.max(0, first[side]! - sides[side].seconds.median) / every : 0;
+  const { seconds, compileSeconds = 0 } = sides[side];
+  return every ? Math.max(0, first[side]! - compileSeconds - seconds.median) / every : 0;
 }
 
 /** How much faster ours (side 1) is than a side, and our peak as a share of its. */

@@ -1,5 +1,5 @@
 import { multiplyFactors, type GradientTerm } from '@blockwise/model-zoo';
-import { cast, Variable, type AnyTensor } from '@blockwise/tensorflow';
+import { cast, compile, RawTensor, tf, Variable, type AnyTensor } from '@blockwise/tensorflow';
 
 /** A gradient the moment it is complete, float32 or (the product of one linear layer in bfloat16) bfloat16; owned by the receiver. */
 export type Gradient = readonly [name: string, gradient: AnyTensor];
@@ -31,38 +31,39 @@ export class OpenGradients {
   }
 }
 
-/** A float32 sum that grows in place: it and one summand are alive, not a third tensor for the result. A lone summand stays as it came. */
+/** A float32 sum. Of float32 summands it grows in place: it and one summand are alive, no third tensor. A lone summand stays as it came. */
 class GradientSum {
-  private only: AnyTensor | undefined;
-  private sum: Variable | undefined;
+  private sum: AnyTensor | undefined;
 
   /** Takes over `more`. */
   add(more: AnyTensor): void {
-    if (!this.only && !this.sum) {
-      this.only = more;
-      return;
-    }
-    this.sum ??= this.begin();
-    const values = cast(more);
-    this.sum.add(values);
-    values.dispose();
-    more.dispose();
-  }
-
-  private begin(): Variable {
-    const values = cast(this.only!);
-    const sum = new Variable(values); // one buffer with a float32 summand
-    values.dispose();
-    this.only!.dispose();
-    this.only = undefined;
-    return sum;
+    const { sum } = this;
+    this.sum = !sum ? more : sum instanceof RawTensor || more instanceof RawTensor ? widened(sum, more) : grown(sum, more); // prettier-ignore
   }
 
   /** The sum, owned by the caller; nothing can be added any more. */
   take(): AnyTensor {
-    if (!this.sum) return this.only!;
-    const value = this.sum.read();
-    this.sum.dispose();
-    return value;
+    return this.sum!;
   }
+}
+
+/** The sum of two summands, one or both in 16 bits: in one pass, without float32 copies of them. Consumes both. */
+function widened(a: AnyTensor, b: AnyTensor): AnyTensor {
+  const [sum] = plus(a, b);
+  a.dispose();
+  b.dispose();
+  return sum;
+}
+
+const plus = compile('gradient_sum', (a, b) => [tf.add(cast(a), cast(b))]);
+
+/** As widened() of float32 summands, in the buffer of the first. */
+function grown(a: tf.Tensor, b: tf.Tensor): tf.Tensor {
+  const sum = new Variable(a); // one buffer with it
+  a.dispose();
+  sum.add(b);
+  b.dispose();
+  const value = sum.read();
+  sum.dispose();
+  return value;
 }
