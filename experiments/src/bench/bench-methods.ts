@@ -136,7 +136,7 @@ await withModel(seed, async (folder) => {
         "official model is bfloat16, as in the packages' own scripts, and ours runs with --compute_dtype bfloat16; float32: neither. The JSON " +
         'figures are those of the arithmetic that is fast here, bfloat16 on a CPU with instructions for it, and beside them those in float32.',
       'LoRA: rank 16 on q_proj and v_proj, AdamW. GaLore: rank 128, new projections every 200 steps, whose share of a step (what the first ' +
-        'step took longer than the median, our compilation included) counts in the rates. Ratio: 0.1, adjacent, layers only.',
+        'step took longer than the median, but for our compilation of the model, seconds of a whole run) counts in the rates. Ratio: 0.1, adjacent, layers only.',
       'In bfloat16 GaLore runs with --pure_bf16, as the official model has no float32 masters. Each side in the environment that its users have: ' +
         'ours with experiments/.env (large pages), PyTorch as installed.',
       'Peaks are VmHWM over the whole process, loading and warm-up included.',
