@@ -98,7 +98,7 @@ function once<T>(make: () => T): () => T {
 export function isFasterInTerms(x: tf.Tensor, weight: RawTensor): boolean {
   const runtime = currentRuntime();
   const [rows, elements] = [x.shape[0], elementCount(weight.shape)];
-  const isWorthIt = weight.dtype === 'bfloat16' && rows >= 256 && elements >= 2 ** 22 && elements <= 2 ** 24;
+  const isWorthIt = weight.dtype === 'bfloat16' && rows >= 256 && elements >= 2 ** 20 && elements <= 2 ** 24;
   return isWorthIt && runtime.isTracing && runtime.options.device === 'cpu' && cpuFlags().has('amx_bf16');
 }
 
