@@ -46,11 +46,11 @@ export interface PlannedMemory extends MemoryPlan {
 
 /**
  * What steps take beside TensorFlow's pool of `pooled` bytes: operands that products pack, threads' arenas, arrays that V8 has not collected
- * yet. Not counted one by one: they grow with tensors until the largest operands are multiplied in pieces. A ninth of the pool, at most
+ * yet. Not counted one by one: they grow with tensors until the largest operands are multiplied in pieces. 12 MB and an eleventh of the pool, at most
  * 150 MB, is within 3% of the peak of twelve runs of models of 0.1 to 8 billion parameters, on 2 cores, where the same run differs by 20 to 30 MB
  * from time to time.
  */
-const besidePool = (pooled: number) => Math.min(pooled / 9, 150e6);
+const besidePool = (pooled: number) => Math.min(12e6 + pooled / 11, 150e6);
 
 /**
  * Predicts a run's memory before it starts, by rehearsing its first steps: the run's own code goes through train() on tensors that have
