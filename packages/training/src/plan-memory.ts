@@ -40,17 +40,21 @@ export interface MemoryPlan {
 export interface PlannedMemory extends MemoryPlan {
   /** Allocated by the process. */
   anonymous: number;
-  /** Pages of weights' files, which the system may drop. */
+  /** Pages of weights' files and of TensorFlow's code, which the system may drop. */
   fileBacked: number;
 }
 
 /**
- * What steps take beside TensorFlow's pool of `pooled` bytes: operands that products pack, threads' arenas, arrays that V8 has not collected
- * yet. Not counted one by one: they grow with tensors until the largest operands are multiplied in pieces. 12 MB and an eleventh of the pool, at most
- * 150 MB, is within 3% of the peak of twelve runs of models of 0.1 to 8 billion parameters, on 2 cores, where the same run differs by 20 to 30 MB
- * from time to time.
+ * What steps take beside TensorFlow's pool of `pooled` bytes: pages of the library's code, and malloc's and V8's memory (operands that products
+ * pack, threads' arenas, arrays not collected yet), which grows with tensors until the largest operands are multiplied in pieces. Not counted one
+ * by one: 12 MB and an eleventh of the pool, at most 190 MB, of which up to 40 MB are code, is within 3% of the peak of runs of models of 7M to 8B
+ * parameters, on 2 cores, where the same run differs by 20 to 30 MB from time to time.
  */
-const besidePool = (pooled: number) => Math.min(12e6 + pooled / 11, 150e6);
+function besidePool(pooled: number): { code: number; heap: number } {
+  const all = Math.min(12e6 + pooled / 11, 190e6);
+  const code = Math.min(all, 40e6);
+  return { code, heap: all - code };
+}
 
 /**
  * Predicts a run's memory before it starts, by rehearsing its first steps: the run's own code goes through train() on tensors that have
@@ -68,8 +72,9 @@ export function planMemory(input: MemoryPlanInput): Promise<PlannedMemory> {
     optimizer.dispose();
     model.dispose();
     const { gradientBytes: gradients, stateBytes: optimizerStates, activationBytes: activations } = done;
-    const anonymous = resident + besidePool(resident);
-    const fileBacked = input.steps ? read : mapped;
+    const { code, heap } = besidePool(resident);
+    const anonymous = resident + heap;
+    const fileBacked = (input.steps ? read : mapped) + code;
     const peak = input.baseBytes + anonymous + fileBacked;
     // Activations go as gradients come.
     const known = parameters + optimizerStates + Math.max(gradients, activations);
