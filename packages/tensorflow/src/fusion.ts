@@ -92,8 +92,7 @@ export function scratchBytes({ kernel = [], outputs }: TracedNode, bytesOf: (id:
   const lastRead = new Map<number, number>();
   const firstWritten = new Map<number, number>();
   kernel.forEach((node, at) => {
-    const read = node.inputs.filter((id) => !results.has(id)); // what is a result is read as such
-    const own = new Set(read.flatMap((id) => (buffers.has(id) ? [id] : [...(sources.get(id) ?? [])])));
+    const own = new Set(node.inputs.flatMap((id) => (buffers.has(id) ? [id] : [...(sources.get(id) ?? [])])));
     for (const id of node.outputs) sources.set(id, own);
     for (const id of own) lastRead.set(id, at);
     for (const id of node.outputs) if (buffers.has(id)) firstWritten.set(id, at);
