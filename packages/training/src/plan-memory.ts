@@ -48,7 +48,7 @@ export interface PlannedMemory extends MemoryPlan {
  * What steps take beside TensorFlow's pool of `pooled` bytes: pages of the library's code, and malloc's and V8's memory (operands that products
  * pack, threads' arenas, arrays not collected yet), which grows with tensors until the largest operands are multiplied in pieces. Not counted one
  * by one: 12 MB and an eleventh of the pool, at most 190 MB, of which up to 40 MB are code, is within 3% of the peak of runs of models of 7M to 8B
- * parameters, on 2 cores, where the same run differs by 20 to 30 MB from time to time.
+ * parameters (110M streamed: 7% too high), on 2 cores, where the same run differs by 20 to 30 MB from time to time.
  */
 function besidePool(pooled: number): { code: number; heap: number } {
   const all = Math.min(12e6 + pooled / 11, 190e6);
