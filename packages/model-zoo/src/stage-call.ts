@@ -2,18 +2,25 @@ import type { AnyTensor, CompiledFunction, tf } from '@blockwise/tensorflow';
 import { stageWeights } from './stage-weights.ts';
 import type { Stage, StageWeights } from './stages.ts';
 
-/** Runs a compiled function whose inputs are a stage's weights, as they are kept, and then `inputs`; borrows all, returns the results. */
+/** Tensors that stand for some of a stage's weights, by their names inside the stage. */
+export type WeightCopies = ReadonlyMap<string, AnyTensor>;
+
+/**
+ * Runs a compiled function whose inputs are a stage's weights, as they are kept or in `copies`, and then `inputs`; borrows all, returns the results.
+ */
 export async function callStage<Outputs extends AnyTensor[] = tf.Tensor[]>(
   fn: CompiledFunction<Outputs>,
   stage: Stage,
   inputs: readonly AnyTensor[],
+  copies: WeightCopies = new Map(),
 ): Promise<Outputs> {
-  const parameters = [...stage.parameters.values()];
-  const values = parameters.map((parameter) => parameter.acquire());
+  const own = [...stage.parameters].filter(([name]) => !copies.has(name));
+  const acquired = new Map(own.map(([name, parameter]) => [name, parameter.acquire()]));
+  const values = [...stage.parameters.keys()].map((name) => copies.get(name) ?? acquired.get(name)!);
   try {
     return await fn.async(...values, ...inputs);
   } finally {
-    parameters.forEach((parameter, i) => parameter.release(values[i]));
+    own.forEach(([name, parameter]) => parameter.release(acquired.get(name)!));
   }
 }
 

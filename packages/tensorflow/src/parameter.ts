@@ -28,9 +28,14 @@ export class Parameter {
     return elementCount(this.shape);
   }
 
+  /** Of its values now: the storage dtype, or the master's float32. */
+  get dtype(): DType {
+    return this.variable ? 'float32' : this.storageDtype;
+  }
+
   /** Bytes it takes in memory now: its stored values or its master, not the optimizer's states. */
   get byteLength(): number {
-    return this.elements * (this.variable ? 4 : dtypes[this.storageDtype].bytes);
+    return this.elements * dtypes[this.dtype].bytes;
   }
 
   /** The float32 master, while the parameter is trained. */

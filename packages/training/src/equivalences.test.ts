@@ -173,11 +173,20 @@ describe.each(['float32', 'bfloat16'] as const)('products in %s', (computeDtype)
     ['kept from the forward run equal repeated ones', {}, { keptBytes: 0 }],
     ['multiplied out one at a time equal those made where they appear', { oneAtATime: false }, { oneAtATime: true }],
   ])('%s, bit for bit', async (_, one, other) => {
-    const model = tinyModel({}, 'bfloat16', { computeDtype });
-    const before = liveTensors();
-    expect(await gradientsOf(model, source, one)).toEqual(await gradientsOf(model, source, other));
-    expect(liveTensors()).toBe(before);
+    for (const atRest of ['bfloat16', 'float32'] as const) {
+      const model = tinyModel({}, atRest, { computeDtype });
+      const before = liveTensors();
+      expect(await gradientsOf(model, source, one)).toEqual(await gradientsOf(model, source, other));
+      expect(liveTensors()).toBe(before);
+      model.dispose();
+    }
+  });
+
+  it('have the same bits with the same weights in float32 and in bfloat16', async () => {
+    const [model, wide] = (['bfloat16', 'float32'] as const).map((atRest) => tinyModel({}, atRest, { computeDtype }));
+    expect(await gradientsOf(wide, source)).toEqual(await gradientsOf(model, source));
     model.dispose();
+    wide.dispose();
   });
 
   it('are the gradients of linear layers as they are; over several batches their sum is float32', async () => {

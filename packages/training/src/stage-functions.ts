@@ -1,6 +1,7 @@
 import {
   callStage,
   gradientTerms,
+  linearShapes,
   recordProducts,
   replaceWeights,
   replayProducts,
@@ -9,8 +10,19 @@ import {
   type GradientTerm,
   type Stage,
   type StageWeights,
+  type WeightCopies,
 } from '@blockwise/model-zoo';
-import { compile, sparseSoftmaxCrossEntropy, tf, type AnyTensor, type CompiledFunction } from '@blockwise/tensorflow';
+import {
+  compile,
+  sparseSoftmaxCrossEntropy,
+  tf,
+  toRaw,
+  type AnyTensor,
+  type CompiledFunction,
+} from '@blockwise/tensorflow';
+
+/** What a stage multiplies in place of its weights: see StageFunctions.operands(). */
+export type Operands = WeightCopies;
 
 /**
  * What a walk asks of a stage, each compiled once per kind of stage, set of trained weights and shape of the batch, and shared by all stages
@@ -22,12 +34,28 @@ export class StageFunctions {
   private readonly termSizes = new Map<string, number[]>();
 
   /**
-   * y = stage(x). With `keep` also the products of its linear layers, for backward(). Borrows x and context.
+   * The stage's float32 weights that its linear modules multiply in bfloat16, rounded to that once for several calls; of most stages none. The
+   * caller disposes them.
+   */
+  async operands(stage: Stage): Promise<Operands> {
+    const rounded = roundedWeights(stage);
+    if (rounded.length === 0) return new Map();
+    const fn = this.function<AnyTensor[]>(`operands ${stage.kind} ${rounded}`, (...inputs) => {
+      const { weights } = stageInputs(stage, inputs);
+      return rounded.map((name) => toRaw(weights[name], 'bfloat16'));
+    });
+    const copies = await callStage(fn, stage, []);
+    return new Map(rounded.map((name, i) => [name, copies[i]]));
+  }
+
+  /**
+   * y = stage(x). With `keep` also the products of its linear layers, for backward(). Borrows x, context and operands.
    */
   async forward(
     stage: Stage,
     x: tf.Tensor,
     context: Context,
+    operands: Operands,
     keep = false,
   ): Promise<{ y: tf.Tensor; products: AnyTensor[] }> {
     const fn = this.function<[y: tf.Tensor, ...products: AnyTensor[]]>(`forward ${stage.kind} ${keep}`, (...inputs) => {
@@ -37,7 +65,7 @@ export class StageFunctions {
       const { value, products } = recordProducts(() => stage.forward(weights, x, context));
       return [value, ...products];
     });
-    const [y, ...products] = await callStage(fn, stage, [x, ...context]);
+    const [y, ...products] = await callStage(fn, stage, [x, ...context], operands);
     return { y, products };
   }
 
@@ -51,6 +79,7 @@ export class StageFunctions {
     x: tf.Tensor,
     dy: tf.Tensor,
     context: Context,
+    operands: Operands,
     trained: readonly string[],
     inputGradient: boolean,
     products: readonly AnyTensor[] = [],
@@ -66,7 +95,7 @@ export class StageFunctions {
       const { byInput, terms } = gradients(weights, trained, x, inputGradient, factored, run, dy);
       return [...byInput, ...this.flat(name, terms)];
     });
-    const results = await callStage(fn, stage, [x, dy, ...context, ...products]);
+    const results = await callStage(fn, stage, [x, dy, ...context, ...products], operands);
     const dx = inputGradient ? (results.shift() as tf.Tensor) : undefined;
     return { dx, gradients: this.termsOf(name, results) };
   }
@@ -81,22 +110,22 @@ export class StageFunctions {
     return this.termSizes.get(name)!.map((size) => outputs.splice(0, size) as unknown as GradientTerm);
   }
 
-  /** The stage's weights as the functions below take them, so that several calls in a row cast them once; the caller disposes them. */
-  async weights(stage: Stage): Promise<tf.Tensor[]> {
-    const fn = this.function(`weights ${stage.kind}`, (...inputs) => Object.values(stageInputs(stage, inputs).weights));
-    return callStage(fn, stage, []);
+  /** All of the stage's weights in float32; the caller disposes them. */
+  async floats(stage: Stage): Promise<Operands> {
+    const fn = this.function(`floats ${stage.kind}`, (...inputs) => Object.values(stageInputs(stage, inputs).weights));
+    const values = await callStage(fn, stage, []);
+    return new Map([...stage.parameters.keys()].map((name, i) => [name, values[i]]));
   }
 
   /**
    * Cross-entropy of the head's rows, each weighted, summed: float32 scalar.
-   * @param own the stage's weights: weights(), or as they are kept
    * @param rows float32 [R, H]
    * @param targets int32 [R]
    * @param rowWeights float32 [R]; 0 for rows that only fill up
    */
   async loss(
     stage: Stage,
-    own: readonly AnyTensor[],
+    operands: Operands,
     rows: tf.Tensor,
     targets: tf.Tensor,
     rowWeights: tf.Tensor,
@@ -106,14 +135,14 @@ export class StageFunctions {
       const [rows, targets, rowWeights] = rest;
       return [weightedLoss(targets, rowWeights)(stage.forward(weights, rows, []))];
     });
-    const [loss] = await fn.async(...own, rows, targets, rowWeights);
+    const [loss] = await callStage(fn, stage, [rows, targets, rowWeights], operands);
     return loss;
   }
 
   /** loss() with its gradients: by the rows where asked, and by the weights named in `trained`, with `factored` as backward() has them. */
   async lossAndGradients(
     stage: Stage,
-    own: readonly AnyTensor[],
+    operands: Operands,
     rows: tf.Tensor,
     targets: tf.Tensor,
     rowWeights: tf.Tensor,
@@ -130,7 +159,7 @@ export class StageFunctions {
       const { value, byInput, terms } = gradients(weights, trained, rows, inputGradient, factored, lossOf);
       return [value, ...byInput, ...this.flat(name, terms)];
     });
-    const results = await fn.async(...own, rows, targets, rowWeights);
+    const results = await callStage(fn, stage, [rows, targets, rowWeights], operands);
     const loss = results.shift() as tf.Tensor;
     const dRows = inputGradient ? (results.shift() as tf.Tensor) : undefined;
     return { loss, dRows, gradients: this.termsOf(name, results) };
@@ -159,6 +188,17 @@ export class StageFunctions {
     this.compiled.clear();
   }
 }
+
+/** Names inside the stage of the float32 weights that its linear modules multiply in bfloat16. */
+function roundedWeights(stage: Stage): string[] {
+  if (stage.operandBytes !== 2) return [];
+  const names = [...linearShapes(stage).keys()].map((name) => `${name}.weight`);
+  return names.filter((name) => stage.parameters.get(name)?.dtype === 'float32');
+}
+
+/** Bytes of StageFunctions.operands(). */
+export const bytesOfOperands = (stage: Stage): number =>
+  roundedWeights(stage).reduce((sum, name) => sum + 2 * stage.parameters.get(name)!.elements, 0);
 
 /** f's value, and its gradients by x (where asked) and by some weights (see gradientTerms()), against dy (1 where absent). */
 function gradients(

@@ -2,7 +2,7 @@ import { linearShapes, type Stage, type StagedModel } from '@blockwise/model-zoo
 import { byteLengthOf, concatRows, tf, type AnyTensor } from '@blockwise/tensorflow';
 import type { MicroBatch } from './micro-batch.ts';
 import { OpenGradients, type Gradient } from './open-gradients.ts';
-import { StageFunctions } from './stage-functions.ts';
+import { bytesOfOperands, StageFunctions, type Operands } from './stage-functions.ts';
 import { UserError } from './user-error.ts';
 
 /** What one micro-batch's forward run left for its backward run; undefined below the lowest trained stage. */
@@ -13,6 +13,19 @@ interface Pass {
   /** products[i]: the products of stage i's linear layers, where they are kept. */
   readonly products: AnyTensor[][];
 }
+
+/** What is kept from the forward to the backward run of a step beside the stages' inputs. */
+interface Kept {
+  /** The lowest stage whose products are kept. */
+  readonly productsFrom: number;
+  /** The lowest stage whose operands are kept, which are in here once they are made. */
+  readonly operandsFrom: number;
+  readonly operands: Map<number, Operands>;
+}
+
+const nothingKept: Kept = { productsFrom: Infinity, operandsFrom: Infinity, operands: new Map() };
+
+const disposeOperands = (operands: Operands) => operands.forEach((operand) => operand.dispose());
 
 /** Seconds spent in each half of a step. */
 export interface WalkTiming {
@@ -34,9 +47,10 @@ export const defaultKeptBytes = (weightBytes: number) => Math.max(256 * 2 ** 20,
 /** How a StageWalk trades memory for time. */
 export interface StageWalkOptions {
   /**
-   * Bytes that may hold the products of linear layers from the forward to the backward run of a step, topmost stages first. A stage whose
-   * products are kept repeats only its cheap operations in the backward run; 0 repeats everything (gradient checkpointing as in BAdam's
-   * paper, appendix B). Default: a quarter of the weights' bytes, at least 256 MiB. The gradients are the same bits either way.
+   * Bytes that may hold the products of linear layers from the forward to the backward run of a step, topmost stages first, and what is left of
+   * them copies of float32 weights that are multiplied in bfloat16. A stage whose products are kept repeats only its cheap operations in the
+   * backward run; 0 repeats everything (gradient checkpointing as in BAdam's paper, appendix B). Default: a quarter of the weights' bytes, at
+   * least 256 MiB. The gradients are the same bits either way.
    */
   keptBytes?: number;
 }
@@ -75,18 +89,18 @@ export class StageWalk {
   /** Mean cross-entropy over all labels of some batches would divide this sum by `labels`: nats, no gradients. */
   async lossSum(batch: MicroBatch): Promise<{ sum: number; labels: number }> {
     const head = this.model.stages.length - 1;
-    const { inputs } = await this.forward(batch, head, head);
+    const { inputs } = await this.forward(batch, head, nothingKept);
     const hidden = inputs[head]!;
     const stage = this.model.stages[head];
-    const weights = await this.headWeights(stage, batch);
+    const operands = await this.headOperands(stage, [batch]);
     let sum = 0;
     for (const piece of this.pieces(batch)) {
       const tensors = pieceTensors(hidden, piece, 1);
-      const loss = await this.functions.loss(stage, weights.values, tensors.rows, tensors.targets, tensors.weights);
+      const loss = await this.functions.loss(stage, operands, tensors.rows, tensors.targets, tensors.weights);
       sum += (await loss.data())[0];
       tf.dispose([loss, ...Object.values(tensors)]);
     }
-    weights.release();
+    disposeOperands(operands);
     hidden.dispose();
     return { sum, labels: batch.targets.length };
   }
@@ -111,12 +125,13 @@ export class StageWalk {
     const labels = batches.reduce((sum, { targets }) => sum + targets.length, 0);
     const begin = performance.now();
     const passes: Pass[] = [];
-    const keepFrom = this.lowestKept(batches, lowest);
-    for (const batch of batches) passes.push(await this.forward(batch, lowest, keepFrom));
+    const kept = this.toKeep(batches, lowest);
+    for (const batch of batches) passes.push(await this.forward(batch, lowest, kept));
     const middle = performance.now();
-    const all = passes.flatMap(({ inputs, products }) => [...inputs, ...products.flat()]);
-    const kept = all.reduce((sum, x) => sum + (x ? byteLengthOf(x) : 0), 0);
-    this.activationBytes = Math.max(this.activationBytes, kept);
+    const copies = [...kept.operands.values()].flatMap((operands) => [...operands.values()]);
+    const all = [...passes.flatMap(({ inputs, products }) => [...inputs, ...products.flat()]), ...copies];
+    const bytes = all.reduce((sum, x) => sum + (x ? byteLengthOf(x) : 0), 0);
+    this.activationBytes = Math.max(this.activationBytes, bytes);
 
     let loss = 0;
     let upper: (tf.Tensor | undefined)[] = []; // each pass's gradient by the output of the stage in hand
@@ -126,18 +141,34 @@ export class StageWalk {
       const stage = stages[index];
       const next: (tf.Tensor | undefined)[] = [];
       const factored = oneAtATime || smallerAsFactors(stage, trained, rows);
+      const isHead = index === stages.length - 1;
+      const operands = isHead
+        ? await this.headOperands(stage, batches)
+        : (kept.operands.get(index) ?? (await this.functions.operands(stage)));
       for (const [i, pass] of passes.entries()) {
         const x = pass.inputs[index]!;
-        if (index === stages.length - 1) {
-          const result = await this.headGradients(stage, pass.batch, x, labels, trained, index > lowest, open);
+        if (isHead) {
+          const result = await this.headGradients(
+            stage,
+            pass.batch,
+            x,
+            operands,
+            labels,
+            trained,
+            index > lowest,
+            open,
+          );
           loss += result.loss;
           next.push(result.dx);
         } else {
-          next.push(await this.stageGradients(index, pass, upper[i]!, trained, index > lowest, open, factored));
+          next.push(
+            await this.stageGradients(index, pass, upper[i]!, operands, trained, index > lowest, open, factored),
+          );
         }
         if (index > 0) x.dispose();
         pass.products[index]?.forEach((product) => product.dispose());
       }
+      disposeOperands(operands);
       upper = next;
       if (!Number.isFinite(loss)) throw new UserError(notFinite(loss));
       for (const gradient of open.take(namesBelow(stages, index))) await receive(gradient);
@@ -147,25 +178,36 @@ export class StageWalk {
     return loss;
   }
 
-  /** The lowest stage whose products fit into keptBytes together with those of all stages above it, over all micro-batches. */
-  private lowestKept(batches: readonly MicroBatch[], lowest: number): number {
+  /** What fits into keptBytes: products of the topmost stages over all micro-batches, then operands of the topmost stages. */
+  private toKeep(batches: readonly MicroBatch[], lowest: number): Kept {
     const { stages } = this.model;
     const rows = batches.reduce((sum, { ids }) => sum + ids.size, 0);
     let left = this.keptBytes;
-    let index = stages.length - 1;
-    while (index > Math.max(lowest, 1) && (left -= rows * productBytes(stages[index - 1])) >= 0) index--;
-    return index;
+    const lowestFitting = (bytesOf: (stage: Stage) => number) => {
+      let index = stages.length - 1;
+      for (; index > Math.max(lowest, 1); index--) {
+        const bytes = bytesOf(stages[index - 1]);
+        if (bytes > left) break;
+        left -= bytes;
+      }
+      return index;
+    };
+    const productsFrom = lowestFitting((stage) => rows * productBytes(stage));
+    return { productsFrom, operandsFrom: lowestFitting(bytesOfOperands), operands: new Map() };
   }
 
-  /** Runs all stages but the head, keeping the inputs of stages from `lowest` up and the products of those from `keepFrom` up. */
-  private async forward(batch: MicroBatch, lowest: number, keepFrom: number): Promise<Pass> {
+  /** Runs all stages but the head, keeping the inputs of stages from `lowest` up and what `kept` says; fills kept.operands. */
+  private async forward(batch: MicroBatch, lowest: number, kept: Kept): Promise<Pass> {
     const { stages } = this.model;
     const inputs: (tf.Tensor | undefined)[] = [];
     const products: AnyTensor[][] = [];
     let x: tf.Tensor = batch.ids;
     for (let i = 0; i < stages.length - 1; i++) {
       inputs.push(i >= lowest ? x : undefined);
-      const result = await this.functions.forward(stages[i], x, batch.context, i >= keepFrom);
+      const operands = kept.operands.get(i) ?? (await this.functions.operands(stages[i]));
+      const result = await this.functions.forward(stages[i], x, batch.context, operands, i >= kept.productsFrom);
+      if (i >= kept.operandsFrom) kept.operands.set(i, operands);
+      else disposeOperands(operands);
       products.push(result.products);
       if (i > 0 && i < lowest) x.dispose();
       x = result.y;
@@ -178,6 +220,7 @@ export class StageWalk {
     index: number,
     { batch, inputs, products }: Pass,
     dy: tf.Tensor,
+    operands: Operands,
     trained: ReadonlySet<string>,
     inputGradient: boolean,
     open: OpenGradients,
@@ -186,7 +229,17 @@ export class StageWalk {
     const stage = this.model.stages[index];
     const names = localNames(stage, trained);
     const { dx, gradients } = await this.functions.backward(
-      ...([stage, inputs[index]!, dy, batch.context, names, inputGradient, products[index], factored] as const),
+      ...([
+        stage,
+        inputs[index]!,
+        dy,
+        batch.context,
+        operands,
+        names,
+        inputGradient,
+        products[index],
+        factored,
+      ] as const),
     );
     dy.dispose();
     names.forEach((name, i) => open.add(stage.parameters.get(name)!.name, gradients[i]));
@@ -198,13 +251,13 @@ export class StageWalk {
     stage: Stage,
     batch: MicroBatch,
     hidden: tf.Tensor,
+    operands: Operands,
     labels: number,
     trained: ReadonlySet<string>,
     inputGradient: boolean,
     open: OpenGradients,
   ): Promise<{ loss: number; dx: tf.Tensor | undefined }> {
     const names = localNames(stage, trained);
-    const own = await this.headWeights(stage, batch);
     // Pieces in float32 are summed; as factors they are one product, in the end.
     const factored = smallerAsFactors(stage, trained, batch.rows.length);
     const factors = new Map<string, [dy: AnyTensor, x: AnyTensor][]>();
@@ -213,7 +266,7 @@ export class StageWalk {
     for (const piece of this.pieces(batch)) {
       const { rows, targets, weights } = pieceTensors(hidden, piece, 1 / labels);
       const result = await this.functions.lossAndGradients(
-        ...([stage, own.values, rows, targets, weights, names, inputGradient, factored] as const),
+        ...([stage, operands, rows, targets, weights, names, inputGradient, factored] as const),
       );
       loss += (await result.loss.data())[0];
       names.forEach((local, i) => {
@@ -225,24 +278,19 @@ export class StageWalk {
       if (result.dRows) dx = addInto(dx, scatterRows(result.dRows, piece, hidden.shape[0]));
       tf.dispose([rows, targets, weights, result.loss]);
     }
-    own.release();
     for (const [name, pieces] of factors) open.add(name, [concatRows(pieces.map(([dy]) => dy)), concatRows(pieces.map(([, x]) => x))]); // prettier-ignore
     return { loss, dx: inputGradient ? (dx ?? tf.zerosLike(hidden)) : undefined };
   }
 
   /**
-   * The head's weights for all pieces of a batch: one float32 copy where several pieces share a small one, else as they are kept. (A linear layer
-   * of the stage's own knows best what to make of them.)
+   * What the head multiplies in place of its weights in all pieces of some batches. In float32 that is one copy of 16-bit weights where several
+   * pieces share a small one. (A linear layer of the stage's own knows best what to make of them.)
    */
-  private async headWeights(stage: Stage, { rows }: MicroBatch): Promise<{ values: AnyTensor[]; release: () => void }> {
-    const parameters = [...stage.parameters.values()];
-    const bytes = parameters.reduce((sum, { elements }) => sum + 4 * elements, 0);
-    if (rows.length > this.rowsPerPiece && bytes <= maximumHeadCopy && !stage.linear) {
-      const values = await this.functions.weights(stage);
-      return { values, release: () => tf.dispose(values) };
-    }
-    const values = parameters.map((parameter) => parameter.acquire());
-    return { values, release: () => parameters.forEach((parameter, i) => parameter.release(values[i])) };
+  private headOperands(stage: Stage, batches: readonly MicroBatch[]): Promise<Operands> {
+    const rows = batches.reduce((sum, { rows }) => sum + rows.length, 0);
+    const bytes = [...stage.parameters.values()].reduce((sum, { elements }) => sum + 4 * elements, 0);
+    const areShared = rows > this.rowsPerPiece && bytes <= maximumHeadCopy && !stage.linear;
+    return areShared ? this.functions.floats(stage) : this.functions.operands(stage);
   }
 
   /** Predicting rows in pieces of few different sizes; each is filled up to a multiple of 64. */
