@@ -75,7 +75,7 @@ export function adamMini(options: AdamMiniOptions): OptimizerFactory {
     };
     const apply = (update: Update) => {
       const factor = update.learningRate * decay(update.name);
-      if (factor !== 0) shrink(update.master, update.scalar('decay', factor));
+      if (factor !== 0) shrink(update, factor);
       if (split.get(update.name)) blockStep(update, betas, eps);
       else plainStep(update, update.gradient);
     };

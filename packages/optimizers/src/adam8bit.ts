@@ -47,7 +47,7 @@ function factory(name: string, options: Adam8bitOptions, standardDecay: number):
     const in8bit = (shape: readonly number[]) => elementCount(shape) >= min8bitSize;
     const apply = (update: Update) => {
       const factor = update.learningRate * decay(update.name);
-      if (factor !== 0) shrink(update.master, update.scalar('decay', factor));
+      if (factor !== 0) shrink(update, factor);
       if (in8bit(update.gradient.shape)) stepIn8bit(update);
       else stepInFloat(update, update.gradient);
     };

@@ -23,7 +23,7 @@ export interface AdamOptions extends WeightDecayOptions, MasterOptions {
 export function adamW(options: AdamOptions = {}): OptimizerFactory {
   return adamFactory('AdamW', options, 0.01, (update, step, decay) => {
     const factor = update.learningRate * decay(update.name);
-    if (factor !== 0) shrink(update.master, update.scalar('decay', factor));
+    if (factor !== 0) shrink(update, factor);
     step(update.gradient);
   });
 }

@@ -75,7 +75,7 @@ export function galore(options: GaloreOptions = {}): OptimizerFactory {
         update.compute(steps[computeDtype][sides], { ...moments, scaledStep: stepSize * scale, decay: shrinkage });
       } else {
         plainStep({ ...update, step }, update.gradient);
-        if (shrinkage !== 0) shrink(update.master, update.scalar('decay', shrinkage));
+        if (shrinkage !== 0) shrink(update, shrinkage);
       }
     };
     const joint = {

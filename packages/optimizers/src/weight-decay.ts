@@ -1,4 +1,4 @@
-import { tf, type Variable } from '@blockwise/tensorflow';
+import { tf } from '@blockwise/tensorflow';
 import type { Update } from './parameter-optimizer.ts';
 
 /** Weight decay of an optimizer, in PyTorch's terms. */
@@ -42,13 +42,11 @@ export function addDecay({ gradient, master, scalar }: Update, weightDecay: numb
   return sum;
 }
 
-/** p = p - factor p, in place; borrows `factor`, a float32 scalar. */
-export function shrink(master: Variable, factor: tf.Tensor): void {
-  tf.tidy(() => {
-    const values = master.read();
-    const decay = tf.mul(values, factor);
-    // A read that is alive would make the update copy the master.
-    values.dispose();
-    master.subtract(decay);
-  });
+/** p = (1 - rate) p, through one temporary of its size. */
+export function shrink({ master, scalar }: Update, rate: number): void {
+  const values = master.read();
+  const smaller = tf.mul(values, scalar('shrinkage', 1 - rate));
+  values.dispose();
+  master.assign(smaller);
+  smaller.dispose();
 }

@@ -94,11 +94,10 @@ export class StageWalk {
     const stage = this.model.stages[head];
     const operands = await this.headOperands(stage, [batch]);
     let sum = 0;
-    for (const piece of this.pieces(batch)) {
-      const tensors = pieceTensors(hidden, piece, 1);
-      const loss = await this.functions.loss(stage, operands, tensors.rows, tensors.targets, tensors.weights);
+    for (const { rows, targets, weights } of this.pieces(batch, hidden, 1)) {
+      const loss = await this.functions.loss(stage, operands, rows, targets, weights);
       sum += (await loss.data())[0];
-      tf.dispose([loss, ...Object.values(tensors)]);
+      tf.dispose([loss, rows, targets, weights]);
     }
     disposeOperands(operands);
     hidden.dispose();
@@ -261,10 +260,9 @@ export class StageWalk {
     // Pieces in float32 are summed; as factors they are one product, in the end.
     const factored = smallerAsFactors(stage, trained, batch.rows.length);
     const factors = new Map<string, [dy: AnyTensor, x: AnyTensor][]>();
+    const dRows: tf.Tensor[] = [];
     let loss = 0;
-    let dx: tf.Tensor | undefined;
-    for (const piece of this.pieces(batch)) {
-      const { rows, targets, weights } = pieceTensors(hidden, piece, 1 / labels);
+    for (const { rows, targets, weights } of this.pieces(batch, hidden, 1 / labels)) {
       const result = await this.functions.lossAndGradients(
         ...([stage, operands, rows, targets, weights, names, inputGradient, factored] as const),
       );
@@ -275,11 +273,11 @@ export class StageWalk {
         if (second) factors.set(name, [...(factors.get(name) ?? []), [first, second]]);
         else open.add(name, [first]);
       });
-      if (result.dRows) dx = addInto(dx, scatterRows(result.dRows, piece, hidden.shape[0]));
+      if (result.dRows) dRows.push(result.dRows);
       tf.dispose([rows, targets, weights, result.loss]);
     }
     for (const [name, pieces] of factors) open.add(name, [concatRows(pieces.map(([dy]) => dy)), concatRows(pieces.map(([, x]) => x))]); // prettier-ignore
-    return { loss, dx: inputGradient ? (dx ?? tf.zerosLike(hidden)) : undefined };
+    return { loss, dx: inputGradient ? scatterRows(dRows, batch.rows, hidden) : undefined };
   }
 
   /**
@@ -293,17 +291,31 @@ export class StageWalk {
     return areShared ? this.functions.floats(stage) : this.functions.operands(stage);
   }
 
-  /** Predicting rows in pieces of few different sizes; each is filled up to a multiple of 64. */
-  private *pieces({ rows, targets }: MicroBatch): Generator<Piece> {
-    for (let from = 0; from < rows.length; from += this.rowsPerPiece) {
-      const to = Math.min(from + this.rowsPerPiece, rows.length);
-      const filled = Math.ceil((to - from) / rowMultiple) * rowMultiple;
-      const fill = (values: Int32Array) => {
-        const padded = new Int32Array(filled);
-        padded.set(values.subarray(from, to));
-        return padded;
-      };
-      yield { rows: fill(rows), targets: fill(targets), used: to - from };
+  /**
+   * Predicting rows in pieces of few different sizes, all of rowsPerPiece but the last, which is filled up to a multiple of 64.
+   * @param weight of each row; those that only fill up weigh 0
+   */
+  private *pieces({ rows, targets }: MicroBatch, hidden: tf.Tensor, weight: number): Generator<Piece> {
+    const count = rows.length;
+    const filled = Math.ceil(count / rowMultiple) * rowMultiple;
+    const [allRows, allTargets] = [rows, targets].map((values) => {
+      const padded = new Int32Array(filled);
+      padded.set(values);
+      return padded;
+    });
+    const weights = new Float32Array(filled).fill(weight, 0, count);
+    const gathered = tf.tidy(() => tf.gather(hidden, tf.tensor1d(allRows, 'int32')) as tf.Tensor2D);
+    try {
+      for (let from = 0; from < filled; from += this.rowsPerPiece) {
+        const to = Math.min(from + this.rowsPerPiece, filled);
+        yield {
+          rows: tf.slice(gathered, from, to - from),
+          targets: tf.tensor1d(allTargets.subarray(from, to), 'int32'),
+          weights: tf.tensor1d(weights.subarray(from, to)),
+        };
+      }
+    } finally {
+      gathered.dispose();
     }
   }
 
@@ -322,36 +334,28 @@ function productBytes(stage: Stage): number {
   return (stage.operandBytes ?? 4) * widths.slice(0, -1).reduce((sum, width) => sum + width, 0);
 }
 
+/** Rows of a batch that go through the head together; the receiver's. */
 interface Piece {
-  readonly rows: Int32Array;
-  readonly targets: Int32Array;
-  /** Rows that count; those behind only fill up. */
-  readonly used: number;
+  /** float32 [R, H] */
+  readonly rows: tf.Tensor;
+  /** int32 [R] */
+  readonly targets: tf.Tensor;
+  /** float32 [R] */
+  readonly weights: tf.Tensor;
 }
 
-function pieceTensors(hidden: tf.Tensor, { rows, targets, used }: Piece, weight: number) {
-  const index = tf.tensor1d(rows, 'int32');
-  const gathered = tf.gather(hidden, index);
-  index.dispose();
-  const weights = new Float32Array(rows.length).fill(weight, 0, used);
-  return { rows: gathered, targets: tf.tensor1d(targets, 'int32'), weights: tf.tensor1d(weights) };
-}
-
-/** Puts gradients of gathered rows back in their places; consumes them. float32 [R, H] -> [N, H]. */
-function scatterRows(dRows: tf.Tensor, { rows }: Piece, count: number): tf.Tensor {
+/**
+ * Gradients of gathered rows (of each piece, float32 [R, H]) in the places of these rows among all, as float32 [N, H]; consumes them.
+ * Each row was gathered once, so that this is a gathering too, with a row of zeros for all others.
+ */
+function scatterRows(pieces: tf.Tensor[], rows: Int32Array, { shape: [count, width] }: tf.Tensor): tf.Tensor {
   return tf.tidy(() => {
-    const scattered = tf.unsortedSegmentSum(dRows, tf.tensor1d(rows, 'int32'), count);
-    dRows.dispose();
-    return scattered;
+    const all = tf.concat([...pieces, tf.zeros([1, width!])]);
+    tf.dispose(pieces);
+    const sources = new Int32Array(count).fill(all.shape[0] - 1);
+    rows.forEach((row, i) => (sources[row] = i));
+    return tf.gather(all, tf.tensor1d(sources, 'int32'));
   });
-}
-
-/** sum + more; consumes both. */
-function addInto(sum: tf.Tensor | undefined, more: tf.Tensor): tf.Tensor {
-  if (!sum) return more;
-  const total = tf.add(sum, more);
-  tf.dispose([sum, more]);
-  return total;
 }
 
 /** Names inside the stage of its trained weights. */
