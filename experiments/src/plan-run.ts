@@ -18,7 +18,7 @@ export interface RunToPlan {
  * What a run of alpaca-llama holds beside its training: functions compiled for samples and evaluation, the data set, records, V8's garbage.
  * Measured on the main job.
  */
-const scriptBytes = 150e6;
+const scriptBytes = 70e6;
 
 /** Predicts a run's memory: its own model and optimizer, rehearsed for a step on every block. */
 export function planRun({ options, folder, checkpoint, length, baseBytes }: RunToPlan): Promise<PlannedMemory> {

@@ -141,6 +141,18 @@ describe('a plan of kernels', () => {
     expect(nodes.map((node) => scratchBytes(node, (id) => f.bytes(id)) / 2 ** 20)).toEqual([3.5]);
   });
 
+  test.each([
+    ['as scratch where the result is smaller', 'bfloat16', 1],
+    ['in the place of a result as large', 'float32', 0],
+  ] as const)('counts what is dear to make and read twice %s', (_, dtype, megabytes) => {
+    const f = new Sketch();
+    const powers = f.node('Exp', [f.node('Neg', [f.input()])]);
+    const sums = f.node('Sum', [powers], { shape: [512, 1] });
+    const shares = f.node('RealDiv', [powers, sums]);
+    const { nodes } = f.fused(dtype === 'float32' ? shares : f.node('Cast', [shares], { dtype }));
+    expect(nodes.map((node) => scratchBytes(node, (id) => f.bytes(id)) / 2 ** 20)).toEqual([megabytes]);
+  });
+
   test('leaves out a cast to float32 and back, and gathers before it casts', () => {
     const f = new Sketch();
     const [x, places] = [f.input('bfloat16'), f.input('float32', [4, 2])];

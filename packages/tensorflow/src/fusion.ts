@@ -62,6 +62,8 @@ const moves = words(
 const reductions = words('L2Loss Max Mean Min Prod Sum');
 /** Products that XLA makes, and TensorFlow by itself cannot. */
 const products = words('XlaDotV2');
+/** Operations that XLA does not repeat for each value that needs their result. */
+const dear = words('Exp Log Log1p Pow Sigmoid Tanh');
 /** What is worth writing down rather than making twice. */
 const isMadeOnce = (type: string) => reductions.has(type) || products.has(type);
 /** Not a pass over their inputs: they look at them in another shape, or at a part. */
@@ -78,31 +80,54 @@ export function fuse(traced: TracedFunction, device: 'cpu' | 'gpu'): TracedFunct
   return device === 'cpu' ? new Fusion(lean).fused() : lean;
 }
 
-/** Bytes that a kernel takes while it runs: XLA writes down what it is going to reduce or to multiply, and the products. */
+/**
+ * Bytes that a kernel takes while it runs, as XLA plans them: what it writes down lives from the depth at which it is made to the depth at which
+ * it is read last, since whatever is ready runs; and each result lends its place to a written value that it is made of and that fits.
+ */
 export function scratchBytes({ kernel = [], outputs }: TracedNode, bytesOf: (id: number) => number): number {
-  const made = new Set(kernel.filter(({ type }) => !views.has(type)).flatMap(({ outputs }) => outputs));
   const results = new Set(outputs);
-  const written = (node: TracedNode) => {
-    const operands = products.has(node.type) ? [...node.inputs, ...node.outputs] : reductions.has(node.type) ? [node.inputs[0]] : []; // prettier-ignore
-    return operands.filter((id) => made.has(id) && !results.has(id));
-  };
-  const buffers = new Set(kernel.flatMap(written));
-  /** Of each value, the buffers that it is made from, so far as none is written down in between; of each buffer, when it is read last. */
+  const written = writtenDown(kernel, results);
+  const isStored = (id: number) => written.has(id) || results.has(id);
+  /** Of each value, the written ones that it is made of, with none written in between, and the stored ones on the longest way to it. */
   const sources = new Map<number, Set<number>>();
-  const lastRead = new Map<number, number>();
-  const firstWritten = new Map<number, number>();
-  kernel.forEach((node, at) => {
-    const own = new Set(node.inputs.flatMap((id) => (buffers.has(id) ? [id] : [...(sources.get(id) ?? [])])));
-    for (const id of node.outputs) sources.set(id, own);
-    for (const id of own) lastRead.set(id, at);
-    for (const id of node.outputs) if (buffers.has(id)) firstWritten.set(id, at);
-  });
-  const held = kernel.map((_, at) =>
-    [...buffers]
-      .filter((id) => firstWritten.get(id)! <= at && at <= (lastRead.get(id) ?? at))
-      .reduce((sum, id) => sum + bytesOf(id), 0),
-  );
-  return Math.max(0, ...held);
+  const depths = new Map<number, number>();
+  const lives = new Map<number, { from: number; to: number }>();
+  for (const { inputs, outputs } of kernel) {
+    const own = new Set(inputs.flatMap((id) => (isStored(id) ? [id] : [...(sources.get(id) ?? [])])));
+    const depth = Math.max(0, ...inputs.map((id) => (depths.get(id) ?? 0) + (isStored(id) ? 1 : 0)));
+    for (const id of own) if (written.has(id)) lives.get(id)!.to = Math.max(lives.get(id)!.to, depth);
+    for (const id of outputs) {
+      sources.set(id, own);
+      depths.set(id, depth);
+      if (written.has(id)) lives.set(id, { from: depth, to: depth });
+    }
+  }
+  for (const id of outputs) {
+    const guest = [...(sources.get(id) ?? [])].find((source) => lives.has(source) && bytesOf(source) <= bytesOf(id));
+    if (guest !== undefined) lives.delete(guest);
+  }
+  const bytesAt = (depth: number) =>
+    [...lives].reduce((sum, [id, { from, to }]) => sum + (from <= depth && depth <= to ? bytesOf(id) : 0), 0);
+  return Math.max(0, ...[...lives.values()].map(({ from }) => bytesAt(from)));
+}
+
+/**
+ * What XLA writes down within a kernel beside its results: what it is going to multiply, the products, and what is dear to make and serves several
+ * of those.
+ */
+function writtenDown(kernel: readonly TracedNode[], results: ReadonlySet<number>): Set<number> {
+  const made = new Set(kernel.filter(({ type }) => !views.has(type)).flatMap(({ outputs }) => outputs));
+  const factors = kernel.filter(({ type }) => products.has(type)).flatMap(({ inputs, outputs }) => [...inputs, ...outputs]); // prettier-ignore
+  const written = new Set(factors.filter((id) => made.has(id) && !results.has(id)));
+  /** Of each value, the results, written and reduced values that are made of it with none of these in between. */
+  const served = new Map<number, Set<number>>();
+  for (const { type, inputs, outputs } of [...kernel].reverse()) {
+    const ends = outputs.map((id) => served.get(id) ?? new Set<number>());
+    if (dear.has(type) && ends[0].size > 1 && !results.has(outputs[0])) written.add(outputs[0]);
+    const own = outputs.flatMap((id, i) => (written.has(id) || results.has(id) || reductions.has(type) ? [id] : [...ends[i]])); // prettier-ignore
+    for (const id of inputs) served.set(id, new Set([...(served.get(id) ?? []), ...own]));
+  }
+  return written;
 }
 
 /** What a node does to its inputs: equal texts do equal things. */

@@ -46,13 +46,13 @@ export interface PlannedMemory extends MemoryPlan {
 
 /**
  * What steps take beside TensorFlow's pool of `pooled` bytes: pages of the library's code, and malloc's and V8's memory (operands that products
- * pack, threads' arenas, arrays not collected yet), which grows with tensors until the largest operands are multiplied in pieces. Not counted one
- * by one: 12 MB and an eleventh of the pool, at most 190 MB, of which up to 40 MB are code, is within 3% of the peak of runs of models of 7M to 8B
- * parameters (110M streamed: 7% too high), on 2 cores, where the same run differs by 20 to 30 MB from time to time.
+ * pack, threads' arenas, what compiling leaves, arrays not collected yet). Not counted one by one: 100 MB and a seventeenth of the pool, at most
+ * 250 MB, of which up to 55 MB are code, is within 3% of the peak of runs of models of 7M to 8B parameters, on 2 cores, where the same run
+ * differs by 20 to 30 MB from time to time.
  */
 function besidePool(pooled: number): { code: number; heap: number } {
-  const all = Math.min(12e6 + pooled / 11, 190e6);
-  const code = Math.min(all, 40e6);
+  const all = Math.min(100e6 + pooled / 17, 250e6);
+  const code = 55e6;
   return { code, heap: all - code };
 }
 
