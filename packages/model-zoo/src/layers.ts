@@ -18,7 +18,7 @@ import {
 } from '@blockwise/tensorflow';
 import { storedWeight, weightAtRest } from './stage-weights.ts';
 import type { LinearLayer } from './stages.ts';
-import { weightGradient } from './gradient-factors.ts';
+import { rowsGradient, weightGradient } from './gradient-factors.ts';
 
 /**
  * The pieces that Llama-like models share, each with a hand-written gradient: fewer and larger operations than TensorFlow.js's autodiff
@@ -251,7 +251,7 @@ export function embedding(ids: tf.Tensor1D, weight: AnyTensor, paddingId?: numbe
       gradFunc: (dy, [ids]) => {
         // Negative segments are left out of the sum.
         const into = paddingId === undefined ? ids : tf.where(tf.equal(ids, paddingId), tf.scalar(-1, 'int32'), ids);
-        return [tf.unsortedSegmentSum(dy, into as tf.Tensor1D, rows)];
+        return [rowsGradient(into as tf.Tensor1D, dy, rows)];
       },
     };
   });

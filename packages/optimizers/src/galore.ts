@@ -1,4 +1,13 @@
-import { attribute, dtypes, matMul2d, matMulBfloat16, operation, takeFloat32, tf } from '@blockwise/tensorflow';
+import {
+  attribute,
+  batchMatMul,
+  dtypes,
+  matMul2d,
+  matMulBfloat16,
+  operation,
+  takeFloat32,
+  tf,
+} from '@blockwise/tensorflow';
 import { adamSettings, adamStep, type AdamOptions } from './adamw.ts';
 import { didYouMean } from './near-match.ts';
 import type { OptimizerFactory } from './optimizer.ts';
@@ -67,12 +76,13 @@ export function galore(options: GaloreOptions = {}): OptimizerFactory {
       // Without bias correction a step is as the infinitely late one.
       const step = correctBias ? update.step : Infinity;
       const shrinkage = learningRate * decay(name);
-      if (isProjected(name, shape)) {
-        const sides = sidesOf(projType, shape);
+      const sides = isProjected(name, shape) ? sidesOf(projType, shape) : 'none';
+      if (sides !== 'none' || update.isTransient) {
         const [beta1, beta2] = betas;
         const stepSize = (learningRate * Math.sqrt(1 - beta2 ** step)) / (1 - beta1 ** step);
         const moments = { beta1, fresh1: 1 - beta1, beta2, fresh2: 1 - beta2, eps };
-        update.compute(steps[computeDtype][sides], { ...moments, scaledStep: stepSize * scale, decay: shrinkage });
+        const scaledStep = sides === 'none' ? stepSize : stepSize * scale;
+        update.compute(steps[computeDtype][sides], { ...moments, scaledStep, decay: shrinkage });
       } else {
         plainStep({ ...update, step }, update.gradient);
         if (shrinkage !== 0) shrink(update, shrinkage);
@@ -90,6 +100,8 @@ export function galore(options: GaloreOptions = {}): OptimizerFactory {
 }
 
 type Sides = 'left' | 'right' | 'full';
+/** none: Adam on the gradient as it is. */
+type Projection = Sides | 'none';
 
 function sidesOf(projType: GaloreProjType, [rows, columns]: readonly number[]): Sides {
   if (projType === 'std') return rows >= columns ? 'right' : 'left';
@@ -110,19 +122,33 @@ function projectedStates([rows, columns]: readonly number[], rank: number, sides
 
 /** Sets the projections of weights of one shape to their gradients' first singular vectors: TensorFlow takes a core for each of a batch. */
 function renewProjections(updates: readonly Update[], sides: Sides): void {
-  const attributes = [
-    attribute.bool('compute_uv', true),
-    attribute.bool('full_matrices', false),
-    attribute.type('T', dtypes.float32.code),
-  ];
   tf.tidy(() => {
-    const [, u, v] = operation('Svd', attributes, [tf.stack(updates.map(({ gradient }) => gradient))]);
+    const [u, v] = singularVectors(tf.stack(updates.map(({ gradient }) => gradient)) as tf.Tensor3D);
     updates.forEach(({ states: [, , ...projections] }, i) => {
       const vectors = (all: tf.Tensor, rank: number) => firstVectors(tf.gather(all, i), rank);
       if (sides !== 'right') projections[0].assign(vectors(u, projections[0].shape[1]));
       if (sides !== 'left') projections.at(-1)!.assign(tf.transpose(vectors(v, projections.at(-1)!.shape[0])));
     });
   });
+}
+
+/**
+ * Left and right singular vectors of matrices, float32 [B, m, n] -> [B, m, k] and [B, n, k], k = min(m, n). Of a long matrix only the triangle R
+ * of A = Q R is decomposed: R = U S V^T makes A = (Q U) S V^T.
+ */
+function singularVectors(a: tf.Tensor3D): [u: tf.Tensor, v: tf.Tensor] {
+  const [, m, n] = a.shape;
+  const T = attribute.type('T', dtypes.float32.code);
+  const thin = attribute.bool('full_matrices', false);
+  if (m < n) {
+    const [v, u] = singularVectors(tf.transpose(a, [0, 2, 1]));
+    return [u, v];
+  }
+  const decompose = (x: tf.Tensor) => operation('Svd', [attribute.bool('compute_uv', true), thin, T], [x]).slice(1);
+  if (m === n) return decompose(a) as [tf.Tensor, tf.Tensor];
+  const [q, r] = operation('Qr', [thin, T], [a]);
+  const [u, v] = decompose(r);
+  return [batchMatMul(q, u), v];
 }
 
 /** The first `rank` columns of `vectors` [N, k], each with the sign that makes its entry of largest magnitude positive. */
@@ -132,12 +158,12 @@ function firstVectors(vectors: tf.Tensor, rank: number): tf.Tensor {
 }
 
 /** An update of the moments in the projected space, and of the weight by them. */
-const projectedStep = (sides: Sides, multiply: typeof matMul2d) =>
+const projectedStep = (sides: Projection, multiply: typeof matMul2d) =>
   computedUpdate(
     `galore_${sides}`,
     ['beta1', 'fresh1', 'beta2', 'fresh2', 'eps', 'scaledStep', 'decay'],
     (weight, gradient, [m, v, ...projections], { beta1, fresh1, beta2, fresh2, eps, scaledStep, decay }) => {
-      const left = sides === 'right' ? undefined : projections[0];
+      const left = sides === 'right' ? undefined : projections[0]; // with none, there is none
       const right = sides === 'left' ? undefined : projections.at(-1);
       const narrow = left ? multiply(left, gradient, true) : gradient;
       const projected = right ? multiply(narrow, right, false, true) : narrow;
@@ -149,7 +175,8 @@ const projectedStep = (sides: Sides, multiply: typeof matMul2d) =>
       return [tf.sub(moved, tf.mul(moved, decay)), newM, newV];
     },
   );
-const stepsIn = (multiply: typeof matMul2d): Record<Sides, ComputedUpdate> => ({
+const stepsIn = (multiply: typeof matMul2d): Record<Projection, ComputedUpdate> => ({
+  none: projectedStep('none', multiply),
   left: projectedStep('left', multiply),
   right: projectedStep('right', multiply),
   full: projectedStep('full', multiply),

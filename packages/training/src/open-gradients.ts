@@ -1,30 +1,34 @@
 import { multiplyFactors, type GradientTerm } from '@blockwise/model-zoo';
-import { cast, compile, RawTensor, tf, Variable, type AnyTensor } from '@blockwise/tensorflow';
+import { cast, compile, RawTensor, tf, Variable, type AnyTensor, type Parameter } from '@blockwise/tensorflow';
 
 /** A gradient the moment it is complete, float32 or (the product of one linear layer in bfloat16) bfloat16; owned by the receiver. */
 export type Gradient = readonly [name: string, gradient: AnyTensor];
 
-/** Gradients still growing, over micro-batches or because a weight is tied. Terms that are factors are multiplied out when taken. */
+/** Gradients still growing, over micro-batches or because a weight is tied. Terms that are factors or rows become whole when taken. */
 export class OpenGradients {
-  private readonly open = new Map<string, { sum: GradientSum; factors: (readonly [dy: AnyTensor, x: AnyTensor])[] }>();
+  private readonly open = new Map<
+    string,
+    { sum: GradientSum; pairs: (readonly [first: AnyTensor, second: AnyTensor])[] }
+  >();
 
-  /** Takes over the term. */
-  add(name: string, term: GradientTerm): void {
+  /** Takes over the term of a parameter's gradient. */
+  add({ name, shape }: Pick<Parameter, 'name' | 'shape'>, term: GradientTerm): void {
     let entry = this.open.get(name);
-    if (!entry) this.open.set(name, (entry = { sum: new GradientSum(), factors: [] }));
+    if (!entry) this.open.set(name, (entry = { sum: new GradientSum(shape), pairs: [] }));
     if (term.length === 1) entry.sum.add(term[0]);
-    else entry.factors.push(term);
+    else entry.pairs.push(term);
   }
 
   /** Takes out the gradients of all names but some, one at a time: each is made when it is asked for. */
   *take(except: ReadonlySet<string>): Generator<Gradient> {
-    for (const [name, { sum, factors }] of [...this.open]) {
+    for (const [name, { sum, pairs }] of [...this.open]) {
       if (except.has(name)) continue;
       this.open.delete(name);
-      for (const [dy, x] of factors) {
-        sum.add(multiplyFactors(dy, x));
-        dy.dispose();
-        x.dispose();
+      for (const [first, second] of pairs) {
+        if (first.dtype === 'int32') sum.addRows(first as tf.Tensor1D, second as tf.Tensor);
+        else sum.add(multiplyFactors(first, second));
+        first.dispose();
+        second.dispose();
       }
       yield [name, sum.take()];
     }
@@ -34,6 +38,14 @@ export class OpenGradients {
 /** A float32 sum. Of float32 summands it grows in place: it and one summand are alive, no third tensor. A lone summand stays as it came. */
 class GradientSum {
   private sum: AnyTensor | undefined;
+
+  constructor(private readonly shape: readonly number[]) {}
+
+  /** Adds rows in the places that ids, int32 [N], give (negative ones: nowhere); borrows both. */
+  addRows(ids: tf.Tensor1D, rows: tf.Tensor): void {
+    const { sum } = this;
+    this.sum = sum ? withRows(sum, ids, rows) : tf.unsortedSegmentSum(rows, ids, this.shape[0]);
+  }
 
   /** Takes over `more`. */
   add(more: AnyTensor): void {
@@ -56,6 +68,26 @@ function widened(a: AnyTensor, b: AnyTensor): AnyTensor {
 }
 
 const plus = compile('gradient_sum', (a, b) => [tf.add(cast(a), cast(b))]);
+
+/** A float32 sum with rows added to some of its own: each row once, with the sum of what belongs to it, so that the order of additions is fixed. Consumes `sum`. */
+function withRows(sum: AnyTensor, ids: tf.Tensor1D, rows: tf.Tensor): tf.Tensor {
+  const places = new Map<number, number>();
+  const segments = ids.dataSync().map((id) => {
+    if (id >= 0 && !places.has(id)) places.set(id, places.size);
+    return places.get(id) ?? -1;
+  });
+  const float32 = sum instanceof RawTensor ? cast(sum) : sum;
+  const variable = new Variable(float32);
+  tf.dispose(float32);
+  if (sum instanceof RawTensor) sum.dispose();
+  tf.tidy(() => {
+    const own = tf.unsortedSegmentSum(rows, tf.tensor1d(segments, 'int32'), places.size);
+    variable.addRows(tf.tensor1d(Int32Array.from(places.keys()), 'int32'), own);
+  });
+  const value = variable.read();
+  variable.dispose();
+  return value;
+}
 
 /** As widened() of float32 summands, in the buffer of the first. */
 function grown(a: tf.Tensor, b: tf.Tensor): tf.Tensor {

@@ -196,10 +196,6 @@ function roundedWeights(stage: Stage): string[] {
   return names.filter((name) => stage.parameters.get(name)?.dtype === 'float32');
 }
 
-/** Bytes of StageFunctions.operands(). */
-export const bytesOfOperands = (stage: Stage): number =>
-  roundedWeights(stage).reduce((sum, name) => sum + 2 * stage.parameters.get(name)!.elements, 0);
-
 /** f's value, and its gradients by x (where asked) and by some weights (see gradientTerms()), against dy (1 where absent). */
 function gradients(
   weights: StageWeights,

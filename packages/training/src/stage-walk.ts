@@ -1,8 +1,8 @@
 import { linearShapes, type Stage, type StagedModel } from '@blockwise/model-zoo';
-import { byteLengthOf, concatRows, tf, type AnyTensor } from '@blockwise/tensorflow';
+import { byteLengthOf, concatRows, tf, type AnyTensor, type Parameter } from '@blockwise/tensorflow';
 import type { MicroBatch } from './micro-batch.ts';
 import { OpenGradients, type Gradient } from './open-gradients.ts';
-import { bytesOfOperands, StageFunctions, type Operands } from './stage-functions.ts';
+import { StageFunctions, type Operands } from './stage-functions.ts';
 import { UserError } from './user-error.ts';
 
 /** What one micro-batch's forward run left for its backward run; undefined below the lowest trained stage. */
@@ -13,17 +13,6 @@ interface Pass {
   /** products[i]: the products of stage i's linear layers, where they are kept. */
   readonly products: AnyTensor[][];
 }
-
-/** What is kept from the forward to the backward run of a step beside the stages' inputs. */
-interface Kept {
-  /** The lowest stage whose products are kept. */
-  readonly productsFrom: number;
-  /** The lowest stage whose operands are kept, which are in here once they are made. */
-  readonly operandsFrom: number;
-  readonly operands: Map<number, Operands>;
-}
-
-const nothingKept: Kept = { productsFrom: Infinity, operandsFrom: Infinity, operands: new Map() };
 
 const disposeOperands = (operands: Operands) => operands.forEach((operand) => operand.dispose());
 
@@ -47,10 +36,9 @@ export const defaultKeptBytes = (weightBytes: number) => Math.max(256 * 2 ** 20,
 /** How a StageWalk trades memory for time. */
 export interface StageWalkOptions {
   /**
-   * Bytes that may hold the products of linear layers from the forward to the backward run of a step, topmost stages first, and what is left of
-   * them copies of float32 weights that are multiplied in bfloat16. A stage whose products are kept repeats only its cheap operations in the
-   * backward run; 0 repeats everything (gradient checkpointing as in BAdam's paper, appendix B). Default: a quarter of the weights' bytes, at
-   * least 256 MiB. The gradients are the same bits either way.
+   * Bytes that may hold the products of linear layers from the forward to the backward run of a step, topmost stages first. A stage whose
+   * products are kept repeats only its cheap operations in the backward run; 0 repeats everything (gradient checkpointing as in BAdam's
+   * paper, appendix B). Default: a quarter of the weights' bytes, at least 256 MiB. The gradients are the same bits either way.
    */
   keptBytes?: number;
 }
@@ -89,10 +77,10 @@ export class StageWalk {
   /** Mean cross-entropy over all labels of some batches would divide this sum by `labels`: nats, no gradients. */
   async lossSum(batch: MicroBatch): Promise<{ sum: number; labels: number }> {
     const head = this.model.stages.length - 1;
-    const { inputs } = await this.forward(batch, head, nothingKept);
+    const { inputs } = await this.forward(batch, head, head);
     const hidden = inputs[head]!;
     const stage = this.model.stages[head];
-    const operands = await this.headOperands(stage, [batch]);
+    const operands = await this.operandsOf(stage, [batch]);
     let sum = 0;
     for (const { rows, targets, weights } of this.pieces(batch, hidden, 1)) {
       const loss = await this.functions.loss(stage, operands, rows, targets, weights);
@@ -124,13 +112,12 @@ export class StageWalk {
     const labels = batches.reduce((sum, { targets }) => sum + targets.length, 0);
     const begin = performance.now();
     const passes: Pass[] = [];
-    const kept = this.toKeep(batches, lowest);
-    for (const batch of batches) passes.push(await this.forward(batch, lowest, kept));
+    const keepFrom = this.lowestKept(batches, lowest);
+    for (const batch of batches) passes.push(await this.forward(batch, lowest, keepFrom));
     const middle = performance.now();
-    const copies = [...kept.operands.values()].flatMap((operands) => [...operands.values()]);
-    const all = [...passes.flatMap(({ inputs, products }) => [...inputs, ...products.flat()]), ...copies];
-    const bytes = all.reduce((sum, x) => sum + (x ? byteLengthOf(x) : 0), 0);
-    this.activationBytes = Math.max(this.activationBytes, bytes);
+    const all = passes.flatMap(({ inputs, products }) => [...inputs, ...products.flat()]);
+    const kept = all.reduce((sum, x) => sum + (x ? byteLengthOf(x) : 0), 0);
+    this.activationBytes = Math.max(this.activationBytes, kept);
 
     let loss = 0;
     let upper: (tf.Tensor | undefined)[] = []; // each pass's gradient by the output of the stage in hand
@@ -141,9 +128,7 @@ export class StageWalk {
       const next: (tf.Tensor | undefined)[] = [];
       const factored = oneAtATime || smallerAsFactors(stage, trained, rows);
       const isHead = index === stages.length - 1;
-      const operands = isHead
-        ? await this.headOperands(stage, batches)
-        : (kept.operands.get(index) ?? (await this.functions.operands(stage)));
+      const operands = await this.operandsOf(stage, batches);
       for (const [i, pass] of passes.entries()) {
         const x = pass.inputs[index]!;
         if (isHead) {
@@ -177,36 +162,27 @@ export class StageWalk {
     return loss;
   }
 
-  /** What fits into keptBytes: products of the topmost stages over all micro-batches, then operands of the topmost stages. */
-  private toKeep(batches: readonly MicroBatch[], lowest: number): Kept {
+  /** The lowest stage whose products fit into keptBytes together with those of all stages above it, over all micro-batches. */
+  private lowestKept(batches: readonly MicroBatch[], lowest: number): number {
     const { stages } = this.model;
     const rows = batches.reduce((sum, { ids }) => sum + ids.size, 0);
     let left = this.keptBytes;
-    const lowestFitting = (bytesOf: (stage: Stage) => number) => {
-      let index = stages.length - 1;
-      for (; index > Math.max(lowest, 1); index--) {
-        const bytes = bytesOf(stages[index - 1]);
-        if (bytes > left) break;
-        left -= bytes;
-      }
-      return index;
-    };
-    const productsFrom = lowestFitting((stage) => rows * productBytes(stage));
-    return { productsFrom, operandsFrom: lowestFitting(bytesOfOperands), operands: new Map() };
+    let index = stages.length - 1;
+    while (index > Math.max(lowest, 1) && (left -= rows * productBytes(stages[index - 1])) >= 0) index--;
+    return index;
   }
 
-  /** Runs all stages but the head, keeping the inputs of stages from `lowest` up and what `kept` says; fills kept.operands. */
-  private async forward(batch: MicroBatch, lowest: number, kept: Kept): Promise<Pass> {
+  /** Runs all stages but the head, keeping the inputs of stages from `lowest` up and the products of those from `keepFrom` up. */
+  private async forward(batch: MicroBatch, lowest: number, keepFrom: number): Promise<Pass> {
     const { stages } = this.model;
     const inputs: (tf.Tensor | undefined)[] = [];
     const products: AnyTensor[][] = [];
     let x: tf.Tensor = batch.ids;
     for (let i = 0; i < stages.length - 1; i++) {
       inputs.push(i >= lowest ? x : undefined);
-      const operands = kept.operands.get(i) ?? (await this.functions.operands(stages[i]));
-      const result = await this.functions.forward(stages[i], x, batch.context, operands, i >= kept.productsFrom);
-      if (i >= kept.operandsFrom) kept.operands.set(i, operands);
-      else disposeOperands(operands);
+      const operands = await this.operandsOf(stages[i], [batch]);
+      const result = await this.functions.forward(stages[i], x, batch.context, operands, i >= keepFrom);
+      disposeOperands(operands);
       products.push(result.products);
       if (i > 0 && i < lowest) x.dispose();
       x = result.y;
@@ -241,7 +217,7 @@ export class StageWalk {
       ] as const),
     );
     dy.dispose();
-    names.forEach((name, i) => open.add(stage.parameters.get(name)!.name, gradients[i]));
+    names.forEach((name, i) => open.add(stage.parameters.get(name)!, gradients[i]));
     return dx;
   }
 
@@ -259,7 +235,7 @@ export class StageWalk {
     const names = localNames(stage, trained);
     // Pieces in float32 are summed; as factors they are one product, in the end.
     const factored = smallerAsFactors(stage, trained, batch.rows.length);
-    const factors = new Map<string, [dy: AnyTensor, x: AnyTensor][]>();
+    const factors = new Map<Parameter, [dy: AnyTensor, x: AnyTensor][]>();
     const dRows: tf.Tensor[] = [];
     let loss = 0;
     for (const { rows, targets, weights } of this.pieces(batch, hidden, 1 / labels)) {
@@ -268,26 +244,27 @@ export class StageWalk {
       );
       loss += (await result.loss.data())[0];
       names.forEach((local, i) => {
-        const { name } = stage.parameters.get(local)!;
+        const parameter = stage.parameters.get(local)!;
         const [first, second] = result.gradients[i];
-        if (second) factors.set(name, [...(factors.get(name) ?? []), [first, second]]);
-        else open.add(name, [first]);
+        if (second) factors.set(parameter, [...(factors.get(parameter) ?? []), [first, second]]);
+        else open.add(parameter, [first]);
       });
       if (result.dRows) dRows.push(result.dRows);
       tf.dispose([rows, targets, weights, result.loss]);
     }
-    for (const [name, pieces] of factors) open.add(name, [concatRows(pieces.map(([dy]) => dy)), concatRows(pieces.map(([, x]) => x))]); // prettier-ignore
+    for (const [parameter, pieces] of factors) open.add(parameter, [concatRows(pieces.map(([dy]) => dy)), concatRows(pieces.map(([, x]) => x))]); // prettier-ignore
     return { loss, dx: inputGradient ? scatterRows(dRows, batch.rows, hidden) : undefined };
   }
 
   /**
-   * What the head multiplies in place of its weights in all pieces of some batches. In float32 that is one copy of 16-bit weights where several
-   * pieces share a small one. (A linear layer of the stage's own knows best what to make of them.)
+   * What a stage multiplies in place of its weights, for all of some batches. Of a head in float32 that is one copy of 16-bit weights where
+   * several pieces share a small one. (A linear layer of the stage's own knows best what to make of them.)
    */
-  private headOperands(stage: Stage, batches: readonly MicroBatch[]): Promise<Operands> {
+  private operandsOf(stage: Stage, batches: readonly MicroBatch[]): Promise<Operands> {
+    const isHead = stage === this.model.stages.at(-1);
     const rows = batches.reduce((sum, { rows }) => sum + rows.length, 0);
     const bytes = [...stage.parameters.values()].reduce((sum, { elements }) => sum + 4 * elements, 0);
-    const areShared = rows > this.rowsPerPiece && bytes <= maximumHeadCopy && !stage.linear;
+    const areShared = isHead && rows > this.rowsPerPiece && bytes <= maximumHeadCopy && !stage.linear;
     return areShared ? this.functions.floats(stage) : this.functions.operands(stage);
   }
 
