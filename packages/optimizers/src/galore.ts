@@ -76,13 +76,12 @@ export function galore(options: GaloreOptions = {}): OptimizerFactory {
       // Without bias correction a step is as the infinitely late one.
       const step = correctBias ? update.step : Infinity;
       const shrinkage = learningRate * decay(name);
-      const sides = isProjected(name, shape) ? sidesOf(projType, shape) : 'none';
-      if (sides !== 'none' || update.isTransient) {
+      if (isProjected(name, shape)) {
+        const sides = sidesOf(projType, shape);
         const [beta1, beta2] = betas;
         const stepSize = (learningRate * Math.sqrt(1 - beta2 ** step)) / (1 - beta1 ** step);
         const moments = { beta1, fresh1: 1 - beta1, beta2, fresh2: 1 - beta2, eps };
-        const scaledStep = sides === 'none' ? stepSize : stepSize * scale;
-        update.compute(steps[computeDtype][sides], { ...moments, scaledStep, decay: shrinkage });
+        update.compute(steps[computeDtype][sides], { ...moments, scaledStep: stepSize * scale, decay: shrinkage });
       } else {
         plainStep({ ...update, step }, update.gradient);
         if (shrinkage !== 0) shrink(update, shrinkage);
@@ -100,8 +99,6 @@ export function galore(options: GaloreOptions = {}): OptimizerFactory {
 }
 
 type Sides = 'left' | 'right' | 'full';
-/** none: Adam on the gradient as it is. */
-type Projection = Sides | 'none';
 
 function sidesOf(projType: GaloreProjType, [rows, columns]: readonly number[]): Sides {
   if (projType === 'std') return rows >= columns ? 'right' : 'left';
@@ -158,12 +155,12 @@ function firstVectors(vectors: tf.Tensor, rank: number): tf.Tensor {
 }
 
 /** An update of the moments in the projected space, and of the weight by them. */
-const projectedStep = (sides: Projection, multiply: typeof matMul2d) =>
+const projectedStep = (sides: Sides, multiply: typeof matMul2d) =>
   computedUpdate(
     `galore_${sides}`,
     ['beta1', 'fresh1', 'beta2', 'fresh2', 'eps', 'scaledStep', 'decay'],
     (weight, gradient, [m, v, ...projections], { beta1, fresh1, beta2, fresh2, eps, scaledStep, decay }) => {
-      const left = sides === 'right' ? undefined : projections[0]; // with none, there is none
+      const left = sides === 'right' ? undefined : projections[0];
       const right = sides === 'left' ? undefined : projections.at(-1);
       const narrow = left ? multiply(left, gradient, true) : gradient;
       const projected = right ? multiply(narrow, right, false, true) : narrow;
@@ -175,8 +172,7 @@ const projectedStep = (sides: Projection, multiply: typeof matMul2d) =>
       return [tf.sub(moved, tf.mul(moved, decay)), newM, newV];
     },
   );
-const stepsIn = (multiply: typeof matMul2d): Record<Projection, ComputedUpdate> => ({
-  none: projectedStep('none', multiply),
+const stepsIn = (multiply: typeof matMul2d): Record<Sides, ComputedUpdate> => ({
   left: projectedStep('left', multiply),
   right: projectedStep('right', multiply),
   full: projectedStep('full', multiply),

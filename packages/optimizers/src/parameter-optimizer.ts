@@ -110,8 +110,6 @@ export interface ParameterOptimizerOptions extends MasterOptions {
 export interface Update {
   readonly name: string;
   readonly shape: readonly number[];
-  /** Whether the parameter has a float32 master for the update alone. */
-  readonly isTransient: boolean;
   /** The float32 master, to be changed in place; a transient one is made when it is asked for. */
   readonly master: Variable;
   /** In the order of UpdateRule.states(): float32 ones, or such as they were asked for. */
@@ -201,7 +199,6 @@ export class ParameterOptimizer implements Optimizer {
     let values: tf.Tensor | undefined;
     const update: Update = {
       ...{ name, shape, states, step, learningRate: this.learningRate, scalar: this.scalars.get },
-      isTransient: transient,
       compute: (computed, scalars) => this.compute(computed, scalars, parameter, progress, gradient),
       get master() {
         if (transient) parameter.activate();

@@ -42,11 +42,7 @@ export function addDecay({ gradient, master, scalar }: Update, weightDecay: numb
   return sum;
 }
 
-/** p = (1 - rate) p, through one temporary of its size. */
+/** p = (1 - rate) p, in place. */
 export function shrink({ master, scalar }: Update, rate: number): void {
-  const values = master.read();
-  const smaller = tf.mul(values, scalar('shrinkage', 1 - rate));
-  values.dispose();
-  master.assign(smaller);
-  smaller.dispose();
+  master.multiply(scalar('shrinkage', 1 - rate));
 }
