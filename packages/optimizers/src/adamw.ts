@@ -17,7 +17,7 @@ export interface AdamOptions extends WeightDecayOptions, MasterOptions {
 
 /**
  * AdamW (arXiv 1711.05101) as torch.optim.AdamW computes it: p = p - lr weightDecay p, then Adam's update. Default weight decay 0.01.
- * Masters and moments (`exp_avg`, `exp_avg_sq`) are float32 and updated in place.
+ * Masters and moments (`exp_avg`, `exp_avg_sq`) are float32 and updated in place; weight decay takes one temporary of the parameter's size.
  * @throws UserError for options out of range.
  */
 export function adamW(options: AdamOptions = {}): OptimizerFactory {

@@ -42,7 +42,13 @@ export function addDecay({ gradient, master, scalar }: Update, weightDecay: numb
   return sum;
 }
 
-/** p = (1 - rate) p, in place. */
+/** p = p - rate p, in place, through one temporary of its size (ResourceScatterMul needs none, but runs on one core). */
 export function shrink({ master, scalar }: Update, rate: number): void {
-  master.multiply(scalar('shrinkage', 1 - rate));
+  tf.tidy(() => {
+    const values = master.read();
+    const decay = tf.mul(values, scalar('decay', rate));
+    // A read that is alive would make the update copy the master.
+    values.dispose();
+    master.subtract(decay);
+  });
 }

@@ -1,4 +1,3 @@
-import { range } from '@tensorflow/tfjs-core';
 import type * as tf from '@tensorflow/tfjs-core';
 import { attribute, type Attribute } from './attributes.ts';
 import { idOf } from './backend.ts';
@@ -75,21 +74,10 @@ export class Variable<Values extends AnyTensor = tf.Tensor> {
     this.run('AssignAddVariableOp', [this.type], delta);
   }
 
-  /** Multiplies all values by `factor`, a float32 scalar, in place and without a temporary: TensorFlow can do it by rows. */
-  multiply(factor: tf.Tensor): void {
-    const rows = range(0, this.dims[0], 1, 'int32');
-    this.scatter('ResourceScatterMul', rows, factor);
-    rows.dispose();
-  }
-
   /** Adds each of `rows` [n, ...] in place to the row that `indices`, int32 [n] without repetitions, gives. */
   addRows(indices: tf.Tensor1D, rows: Values): void {
-    this.scatter('ResourceScatterAdd', indices, rows);
-  }
-
-  private scatter(op: string, indices: tf.Tensor1D, values: AnyTensor): void {
     const attributes = [this.type, attribute.type('Tindices', dtypes.int32.code)];
-    currentRuntime().execute(op, attributes, [this.resource, idOf(indices), idOfAny(values)]);
+    currentRuntime().execute('ResourceScatterAdd', attributes, [this.resource, idOf(indices), idOfAny(rows)]);
   }
 
   private run(op: string, attributes: Attribute[], values: Values): void {
