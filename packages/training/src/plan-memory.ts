@@ -47,7 +47,7 @@ export interface PlannedMemory extends MemoryPlan {
 /**
  * What steps take beside TensorFlow's pool of `pooled` bytes: pages of the library's code, and malloc's and V8's memory (operands that products
  * pack, threads' arenas, what compiling leaves, arrays not collected yet). Not counted one by one: 100 MB and a seventeenth of the pool, at most
- * 250 MB, of which up to 55 MB are code, is within 3% of the peak of runs of models of 7M to 8B parameters, on 2 cores, where the same run
+ * 250 MB, of which up to 55 MB are code, is within 5% of the peak of runs of models of 7M to 8B parameters, on 2 cores, where the same run
  * differs by 20 to 30 MB from time to time.
  */
 function besidePool(pooled: number): { code: number; heap: number } {
