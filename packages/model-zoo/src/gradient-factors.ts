@@ -11,7 +11,6 @@ type Factors = readonly [first: AnyTensor, second: AnyTensor];
 interface Product {
   readonly factors: Factors;
   readonly gradient: AnyTensor;
-  readonly areRows?: true;
 }
 
 let recorded: Map<number, Product> | undefined;
@@ -37,7 +36,7 @@ export function weightGradient(dy: tf.Tensor, x: tf.Tensor, dtype: 'float32' | '
 export function rowsGradient(ids: tf.Tensor1D, dy: tf.Tensor, count: number): tf.Tensor {
   const gradient = tf.unsortedSegmentSum(dy, ids, count);
   const own = (x: tf.Tensor) => tf.keep(tf.clone(x));
-  recorded?.set(gradient.id, { factors: [own(ids), own(dy)], gradient: own(gradient), areRows: true });
+  recorded?.set(gradient.id, { factors: [own(ids), own(dy)], gradient: own(gradient) });
   return gradient;
 }
 
@@ -53,7 +52,8 @@ export function gradientTerms(body: () => tf.Tensor[], factored: boolean): Gradi
     return body().map((gradient) => {
       const product = own.get(gradient.id);
       if (!product) return [gradient];
-      const { factors, areRows } = product;
+      const { factors } = product;
+      const areRows = factors[0].dtype === 'int32';
       return factored || areRows ? [result(factors[0]), result(factors[1])] : [result(product.gradient)];
     });
   } finally {

@@ -1,5 +1,14 @@
 import { multiplyFactors, type GradientTerm } from '@blockwise/model-zoo';
-import { cast, compile, RawTensor, tf, Variable, type AnyTensor, type Parameter } from '@blockwise/tensorflow';
+import {
+  cast,
+  compile,
+  RawTensor,
+  takeFloat32,
+  tf,
+  Variable,
+  type AnyTensor,
+  type Parameter,
+} from '@blockwise/tensorflow';
 
 /** A gradient the moment it is complete, float32 or (the product of one linear layer in bfloat16) bfloat16; owned by the receiver. */
 export type Gradient = readonly [name: string, gradient: AnyTensor];
@@ -69,33 +78,37 @@ function widened(a: AnyTensor, b: AnyTensor): AnyTensor {
 
 const plus = compile('gradient_sum', (a, b) => [tf.add(cast(a), cast(b))]);
 
-/** A float32 sum with rows added to some of its own: each row once, with the sum of what belongs to it, so that the order of additions is fixed. Consumes `sum`. */
+/**
+ * A float32 sum with rows added to some of its own: to each once, what belongs to it being summed before, so that the order of additions is
+ * fixed. Consumes `sum`.
+ */
 function withRows(sum: AnyTensor, ids: tf.Tensor1D, rows: tf.Tensor): tf.Tensor {
   const places = new Map<number, number>();
   const segments = ids.dataSync().map((id) => {
     if (id >= 0 && !places.has(id)) places.set(id, places.size);
     return places.get(id) ?? -1;
   });
-  const float32 = sum instanceof RawTensor ? cast(sum) : sum;
-  const variable = new Variable(float32);
-  tf.dispose(float32);
-  if (sum instanceof RawTensor) sum.dispose();
-  tf.tidy(() => {
-    const own = tf.unsortedSegmentSum(rows, tf.tensor1d(segments, 'int32'), places.size);
-    variable.addRows(tf.tensor1d(Int32Array.from(places.keys()), 'int32'), own);
-  });
-  const value = variable.read();
-  variable.dispose();
-  return value;
+  return changed(sum instanceof RawTensor ? takeFloat32(sum) : sum, (variable) =>
+    tf.tidy(() => {
+      const own = tf.unsortedSegmentSum(rows, tf.tensor1d(segments, 'int32'), places.size);
+      variable.addRows(tf.tensor1d(Int32Array.from(places.keys()), 'int32'), own);
+    }),
+  );
 }
 
 /** As widened() of float32 summands, in the buffer of the first. */
 function grown(a: tf.Tensor, b: tf.Tensor): tf.Tensor {
-  const sum = new Variable(a); // one buffer with it
-  a.dispose();
-  sum.add(b);
+  const sum = changed(a, (variable) => variable.add(b));
   b.dispose();
-  const value = sum.read();
-  sum.dispose();
-  return value;
+  return sum;
+}
+
+/** What `change` makes of values, in their own buffer; consumes them. */
+function changed(values: tf.Tensor, change: (variable: Variable) => void): tf.Tensor {
+  const variable = new Variable(values); // one buffer with them
+  values.dispose();
+  change(variable);
+  const result = variable.read();
+  variable.dispose();
+  return result;
 }
