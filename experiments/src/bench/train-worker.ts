@@ -50,7 +50,7 @@ async function trainStep(model: Llama, walk: StageWalk, optimizer: Optimizer, ba
     optimizer.update(name, gradient);
     gradient.dispose();
   };
-  const loss = await walk.gradients([micro], optimizer.trainable, apply, optimizer.fused);
+  const loss = await walk.gradients([micro], optimizer.trainable, apply, optimizer);
   optimizer.endStep();
   disposeMicroBatch(micro);
   return loss;

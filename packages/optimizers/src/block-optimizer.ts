@@ -1,7 +1,7 @@
 import type { AnyTensor, Parameter, Rounding } from '@blockwise/tensorflow';
 import { blockOrder, blockOrderProblems, type BlockOrder, type BlockOrderOptions } from './block-order.ts';
 import { hash } from './hash.ts';
-import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState } from './optimizer.ts';
+import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState, Projection } from './optimizer.ts';
 import { byName } from './parameter-optimizer.ts';
 import { draftBlocks, type Block, type PartitionOptions } from './partition.ts';
 import { isObject, setupDifferences } from './setup-differences.ts';
@@ -135,8 +135,15 @@ export class BlockOptimizer implements Optimizer {
   }
 
   update(name: string, gradient: AnyTensor): void {
-    const optimizer = this.always?.trainable.has(name) ? this.always : this.inner;
-    optimizer.update(name, gradient);
+    this.optimizerOf(name).update(name, gradient);
+  }
+
+  projection(name: string): Projection | undefined {
+    return this.optimizerOf(name).projection?.(name);
+  }
+
+  private optimizerOf(name: string): Optimizer {
+    return this.always?.trainable.has(name) ? this.always : this.inner;
   }
 
   /** Ends the step, and after K of them the block's turn. */

@@ -1,12 +1,16 @@
 import {
   attribute,
   batchMatMul,
+  cast,
+  compile,
   dtypes,
   matMul2d,
   matMulBfloat16,
   operation,
-  takeFloat32,
   tf,
+  type AnyTensor,
+  type CompiledFunction,
+  type Variable,
 } from '@blockwise/tensorflow';
 import { adamSettings, adamStep, type AdamOptions } from './adamw.ts';
 import { didYouMean } from './near-match.ts';
@@ -17,6 +21,7 @@ import {
   type ComputedUpdate,
   type StateSpec,
   type Update,
+  type UpdateRule,
 } from './parameter-optimizer.ts';
 import { shrink, weightDecayOf } from './weight-decay.ts';
 
@@ -51,7 +56,8 @@ export interface GaloreOptions extends AdamOptions {
  * scale. Moments keep their values when P changes.
  *
  * States of a target: exp_avg and exp_avg_sq of R's shape and `left` [m, r] or `right` [r, n]. A step takes one temporary of the weight's
- * size. The sign of a singular vector is arbitrary and counts once the moments of the last projection meet the next one (the official code
+ * size. Between new projections R is made of a linear layer's factors, g = dy^T x (Optimizer.projection): P^T g = (dy P)^T x takes r / n + r / m of
+ * the multiplications of g, which never exists. The sign of a singular vector is arbitrary and counts once the moments of the last projection meet the next one (the official code
  * has LAPACK's): here each vector's entry of largest magnitude is positive.
  * @throws UserError for options out of range.
  */
@@ -68,6 +74,12 @@ export function galore(options: GaloreOptions = {}): OptimizerFactory {
   const { learningRate, betas, eps } = settings;
   const isProjected = (name: string, shape: readonly number[]) => shape.length === 2 && target(name);
   const plainStep = adamStep(betas, eps, 'hat');
+  const project = (sides: Sides, [, , ...projections]: readonly Variable[], terms: readonly AnyTensor[]) => {
+    const own = projections.map((projection) => projection.read());
+    const [result] = projectionsIn[computeDtype][sides](...terms, ...own);
+    tf.dispose(own);
+    return result;
+  };
   const plain: readonly StateSpec[] = [{ name: 'exp_avg' }, { name: 'exp_avg_sq' }];
   return (parameters, compat) => {
     const decay = weightDecayOf(options, 0, compat);
@@ -81,20 +93,33 @@ export function galore(options: GaloreOptions = {}): OptimizerFactory {
         const [beta1, beta2] = betas;
         const stepSize = (learningRate * Math.sqrt(1 - beta2 ** step)) / (1 - beta1 ** step);
         const moments = { beta1, fresh1: 1 - beta1, beta2, fresh2: 1 - beta2, eps };
-        update.compute(steps[computeDtype][sides], { ...moments, scaledStep: stepSize * scale, decay: shrinkage });
+        const scalars = { ...moments, scaledStep: stepSize * scale, decay: shrinkage };
+        const isWhole = update.gradient.shape.join() === shape.join();
+        const projected = isWhole ? project(sides, update.states, [update.gradient]) : update.gradient;
+        update.compute(steps[computeDtype][sides], scalars, projected);
+        if (isWhole) projected.dispose();
       } else {
         plainStep({ ...update, step }, update.gradient);
         if (shrinkage !== 0) shrink(update, shrinkage);
       }
     };
+    const isDue = ({ name, shape, step }: Pick<Update, 'name' | 'shape' | 'step'>) =>
+      isProjected(name, shape) && (step - 1) % updateProjGap === 0;
     const joint = {
-      isDue: ({ name, shape, step }: Pick<Update, 'name' | 'shape' | 'step'>) =>
-        isProjected(name, shape) && (step - 1) % updateProjGap === 0,
+      isDue,
       prepare: (updates: readonly Update[]) => renewProjections(updates, sidesOf(projType, updates[0].shape)),
     };
     const states = ({ name, shape }: { name: string; shape: readonly number[] }) =>
       isProjected(name, shape) ? projectedStates(shape, rank, sidesOf(projType, shape)) : plain;
-    return new ParameterOptimizer(parameters, { learningRate, states, joint, apply }, options);
+    const projection: UpdateRule['projection'] = (update) => {
+      const { name, shape, states } = update;
+      if (!isProjected(name, shape) || isDue(update)) return undefined;
+      // Of a gradient's factors a row takes rank (m + n) multiplications instead of m n.
+      const isLess = rank * (shape[0] + shape[1]) < shape[0] * shape[1];
+      const of = (...terms: AnyTensor[]) => project(sidesOf(projType, shape), states, terms);
+      return isLess ? { shape: states[0].shape, of } : undefined;
+    };
+    return new ParameterOptimizer(parameters, { learningRate, states, joint, projection, apply }, options);
   };
 }
 
@@ -154,30 +179,58 @@ function firstVectors(vectors: tf.Tensor, rank: number): tf.Tensor {
   return tf.mul(first, tf.where(tf.greaterEqual(tf.max(first, 0), tf.neg(tf.min(first, 0))), 1, -1));
 }
 
-/** An update of the moments in the projected space, and of the weight by them. */
-const projectedStep = (sides: Sides, multiply: typeof matMul2d) =>
-  computedUpdate(
+type ComputeDtype = NonNullable<GaloreOptions['computeDtype']>;
+
+/** The product of two matrices, each transposed on request. */
+const multiplyIn: Record<ComputeDtype, (a: AnyTensor, b: AnyTensor, aT?: boolean, bT?: boolean) => AnyTensor> = {
+  float32: (a, b, aT, bT) => matMul2d(cast(a), cast(b), aT, bT),
+  bfloat16: matMulBfloat16,
+};
+
+/** Projections of a state list's end, L^T [m, r] and R [r, n]: one is undefined where one side is projected. */
+function sidesIn<T>(sides: Sides, projections: readonly T[]): [left: T | undefined, right: T | undefined] {
+  return [sides === 'right' ? undefined : projections[0], sides === 'left' ? undefined : projections.at(-1)];
+}
+
+/** L G R^T of a gradient [m, n], or of its factors: G = dy^T x makes it (dy L^T)^T (x R^T). */
+const projectionIn = (sides: Sides, dtype: ComputeDtype): CompiledFunction => {
+  const multiply = multiplyIn[dtype];
+  return compile(`galore_project_${sides}`, (...inputs) => {
+    const [left, right] = sidesIn(sides, inputs.splice(sides === 'full' ? -2 : -1));
+    const [first, x] = inputs;
+    const narrow = !left ? first : x ? multiply(first, left) : multiply(left, first, true);
+    const other = x ?? narrow;
+    const narrower = right ? multiply(other, right, false, true) : other;
+    return [cast(x ? multiply(narrow, narrower, true) : narrower)];
+  });
+};
+
+/** An update of the moments in the projected space by a projected gradient, and of the weight by them. */
+const projectedStep = (sides: Sides, dtype: ComputeDtype) => {
+  const multiply = multiplyIn[dtype];
+  return computedUpdate(
     `galore_${sides}`,
     ['beta1', 'fresh1', 'beta2', 'fresh2', 'eps', 'scaledStep', 'decay'],
     (weight, gradient, [m, v, ...projections], { beta1, fresh1, beta2, fresh2, eps, scaledStep, decay }) => {
-      const left = sides === 'right' ? undefined : projections[0];
-      const right = sides === 'left' ? undefined : projections.at(-1);
-      const narrow = left ? multiply(left, gradient, true) : gradient;
-      const projected = right ? multiply(narrow, right, false, true) : narrow;
-      const newM = tf.add(tf.mul(m, beta1), tf.mul(projected, fresh1));
-      const newV = tf.add(tf.mul(v, beta2), tf.mul(tf.square(projected), fresh2));
+      const [left, right] = sidesIn(sides, projections);
+      const newM = tf.add(tf.mul(m, beta1), tf.mul(gradient, fresh1));
+      const newV = tf.add(tf.mul(v, beta2), tf.mul(tf.square(gradient), fresh2));
       const normalised = tf.mul(tf.div(newM, tf.add(tf.sqrt(newV), eps)), scaledStep);
       const wide = left ? multiply(left, normalised) : normalised;
-      const moved = tf.sub(weight, right ? multiply(wide, right) : wide);
+      const moved = tf.sub(weight, cast(right ? multiply(wide, right) : wide));
       return [tf.sub(moved, tf.mul(moved, decay)), newM, newV];
     },
   );
-const stepsIn = (multiply: typeof matMul2d): Record<Sides, ComputedUpdate> => ({
-  left: projectedStep('left', multiply),
-  right: projectedStep('right', multiply),
-  full: projectedStep('full', multiply),
-});
-const steps = {
-  float32: stepsIn(matMul2d),
-  bfloat16: stepsIn((...operands) => takeFloat32(matMulBfloat16(...operands)) as tf.Tensor2D),
 };
+
+const forSides = <T>(make: (sides: Sides) => T): Record<Sides, T> => ({
+  left: make('left'),
+  right: make('right'),
+  full: make('full'),
+});
+const inDtypes = <T>(make: (sides: Sides, dtype: ComputeDtype) => T): Record<ComputeDtype, Record<Sides, T>> => ({
+  float32: forSides((sides) => make(sides, 'float32')),
+  bfloat16: forSides((sides) => make(sides, 'bfloat16')),
+});
+const projectionsIn = inDtypes(projectionIn);
+const steps = inDtypes<ComputedUpdate>(projectedStep);

@@ -14,7 +14,15 @@ export { galore, galoreProjTypes, type GaloreOptions, type GaloreProjType } from
 export { lomo, type LomoOptions } from './lomo.ts';
 export { DynamicLossScaler, type LossScaleOptions } from './loss-scaler.ts';
 export { optimizerGroups, type OptimizerGroup } from './optimizer-groups.ts';
-export type { JsonObject, JsonValue, Optimizer, OptimizerFactory, OptimizerState, StateTensor } from './optimizer.ts';
+export type {
+  JsonObject,
+  JsonValue,
+  Optimizer,
+  OptimizerFactory,
+  OptimizerState,
+  Projection,
+  StateTensor,
+} from './optimizer.ts';
 export {
   partitionByAttentionMlp,
   partitionByLayer,

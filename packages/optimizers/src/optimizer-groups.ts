@@ -1,5 +1,5 @@
 import type { AnyTensor, Parameter } from '@blockwise/tensorflow';
-import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState } from './optimizer.ts';
+import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState, Projection } from './optimizer.ts';
 import { UserError } from './user-error.ts';
 
 /** Parameters and what trains them. */
@@ -60,9 +60,17 @@ class OptimizerGroups implements Optimizer {
   }
 
   update(name: string, gradient: AnyTensor): void {
+    this.optimizerOf(name).update(name, gradient);
+  }
+
+  projection(name: string): Projection | undefined {
+    return this.optimizerOf(name).projection?.(name);
+  }
+
+  private optimizerOf(name: string): Optimizer {
     const optimizer = this.optimizers.find(({ trainable }) => trainable.has(name));
     if (!optimizer) throw new Error(`internal: ${name} is not a parameter that this optimizer trains now`);
-    optimizer.update(name, gradient);
+    return optimizer;
   }
 
   endStep(): void {

@@ -1,5 +1,15 @@
-import type { AnyTensor, DType, Parameter } from '@blockwise/tensorflow';
+import type { AnyTensor, DType, Parameter, tf } from '@blockwise/tensorflow';
 import type { DynamicLossScaler } from './loss-scaler.ts';
+
+/** A linear map of a gradient, where its result is all that an update needs: GaLore's gradients in rank r. */
+export interface Projection {
+  readonly shape: readonly number[];
+  /**
+   * The projection of a gradient G, or of a linear layer's G = dy^T x from its factors alone, float32 or bfloat16 dy [N, outputs] and x [N, inputs]:
+   * a fraction of the multiplications that G takes. Borrows them; returns float32.
+   */
+  of(...gradientOrFactors: readonly AnyTensor[]): tf.Tensor;
+}
 
 /**
  * What the training loop asks of every optimizer. It sees named parameters, never a model. A step is: set `learningRate`, `beginStep()`,
@@ -12,10 +22,12 @@ export interface Optimizer {
   learningRate: number;
   beginStep(): void;
   /**
-   * Applies the gradient (float32 or bfloat16, the parameter's shape) the moment it exists, or by endStep() where work is shared with other updates
-   * (GaLore's new projections); borrows it. Once per name and step.
+   * Applies the gradient (float32 or bfloat16, the parameter's shape or what projection() makes of it) the moment it exists, or by endStep() where
+   * work is shared with other updates (GaLore's new projections); borrows it. Once per name and step.
    */
   update(name: string, gradient: AnyTensor): void;
+  /** What update() can take in place of a gradient in the step that began, where that is less than the gradient. */
+  projection?(name: string): Projection | undefined;
   /**
    * Gradients must not outlive update() (LOMO): where their common norm is clipped, the loop runs backward twice, for the norm and for the
    * updates, instead of keeping them.

@@ -16,7 +16,7 @@ import {
 } from '@blockwise/tensorflow';
 import { availableParallelism } from 'node:os';
 import type { DynamicLossScaler } from './loss-scaler.ts';
-import type { JsonObject, JsonValue, Optimizer, OptimizerState, StateTensor } from './optimizer.ts';
+import type { JsonObject, JsonValue, Optimizer, OptimizerState, Projection, StateTensor } from './optimizer.ts';
 import { ScalarSlots } from './scalar-slots.ts';
 import { hash } from './hash.ts';
 import { UserError } from './user-error.ts';
@@ -35,6 +35,8 @@ export interface UpdateRule {
     isDue(update: Pick<Update, 'name' | 'shape' | 'step'>): boolean;
     prepare(updates: readonly Update[]): void;
   };
+  /** As Optimizer.projection(), for the update whose number is `step`. */
+  projection?(update: Pick<Update, 'name' | 'shape' | 'step' | 'states'>): Projection | undefined;
   /** Makes one update; borrows all. */
   apply(update: Update): void;
 }
@@ -114,15 +116,15 @@ export interface Update {
   readonly master: Variable;
   /** In the order of UpdateRule.states(): float32 ones, or such as they were asked for. */
   readonly states: readonly Variable[];
-  /** In float32, the parameter's shape. */
+  /** In float32, the parameter's shape or its projection's. */
   readonly gradient: tf.Tensor;
   readonly learningRate: number;
   /** Updates of this parameter so far, this one included: 1, 2, ... */
   readonly step: number;
   /** A float32 scalar, borrowed; a slot keeps its tensor while its value stays. */
   readonly scalar: (slot: string, value: number) => tf.Scalar;
-  /** Puts what `computed` makes of weight, gradient and states in the place of the weight and the states. */
-  readonly compute: (computed: ComputedUpdate, scalars: Readonly<Record<string, number>>) => void;
+  /** Puts what `computed` makes of weight, gradient (by default the update's own) and states in the place of the weight and the states. */
+  readonly compute: (computed: ComputedUpdate, scalars: Readonly<Record<string, number>>, gradient?: AnyTensor) => void;
 }
 
 /** An update in the making. */
@@ -171,8 +173,14 @@ export class ParameterOptimizer implements Optimizer {
     for (const parameter of this.parameters.values()) if (!this.progress.has(parameter.name)) this.begin(parameter);
   }
 
+  projection(name: string): Projection | undefined {
+    const { rule, parameters, progress } = this;
+    const { step, states } = progress.get(name) ?? {};
+    return states && rule.projection?.({ name, shape: parameters.get(name)!.shape, step: step! + 1, states });
+  }
+
   update(name: string, gradient: AnyTensor): void {
-    const parameter = trainedParameter(this.parameters, name, gradient);
+    const parameter = trainedParameter(this.parameters, name, gradient, this.projection(name));
     // Two gradients (of a tied weight, say) have to be summed first: Adam of the parts is not Adam of the sum.
     if (this.updated.has(name)) throw new Error(`internal: ${name} is updated twice in one step`);
     this.updated.add(name);
@@ -199,13 +207,13 @@ export class ParameterOptimizer implements Optimizer {
     let values: tf.Tensor | undefined;
     const update: Update = {
       ...{ name, shape, states, step, learningRate: this.learningRate, scalar: this.scalars.get },
-      compute: (computed, scalars) => this.compute(computed, scalars, parameter, progress, gradient),
+      compute: (computed, scalars, own = gradient) => this.compute(computed, scalars, parameter, progress, own),
       get master() {
         if (transient) parameter.activate();
         return masterOf(parameter);
       },
       get gradient() {
-        return (values ??= cast(gradient));
+        return (values ??= tf.keep(cast(gradient)));
       },
     };
     const end = () => {
@@ -360,15 +368,16 @@ function masterOf({ name, master }: Parameter): Variable {
   return master;
 }
 
-/** The parameter that a gradient belongs to. */
+/** The parameter that a gradient, or its projection, belongs to. */
 export function trainedParameter(
   parameters: ReadonlyMap<string, Parameter>,
   name: string,
   gradient: AnyTensor,
+  projection?: Projection,
 ): Parameter {
   const parameter = parameters.get(name);
   if (!parameter) throw new Error(`internal: ${name} is not a parameter that this optimizer trains now`);
-  if (gradient.shape.join() !== parameter.shape.join())
+  if (![parameter, projection].some((one) => one?.shape.join() === gradient.shape.join()))
     throw new Error(`internal: ${name} of shape [${parameter.shape}] got a gradient of shape [${gradient.shape}]`);
   return parameter;
 }

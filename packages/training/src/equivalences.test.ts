@@ -41,7 +41,7 @@ async function trained(
 async function gradientsOf(
   model: Llama,
   source: BatchSource,
-  { keptBytes, oneAtATime }: { keptBytes?: number; oneAtATime?: boolean } = {},
+  { keptBytes, ...how }: { keptBytes?: number; fused?: boolean } = {},
 ) {
   const walk = new StageWalk(model, { keptBytes });
   const batches = [...source.epochBatches()].map((batch) => createMicroBatch(model, batch));
@@ -50,7 +50,7 @@ async function gradientsOf(
     gradients.set(name, (gradient as tf.Tensor).dataSync() as Float32Array);
     gradient.dispose();
   };
-  const loss = await walk.gradients(batches, new Set(model.parameters.keys()), receive, oneAtATime);
+  const loss = await walk.gradients(batches, new Set(model.parameters.keys()), receive, how);
   batches.forEach(disposeMicroBatch);
   walk.dispose();
   return { loss, gradients };
@@ -171,7 +171,7 @@ describe.each(['float32', 'bfloat16'] as const)('products in %s', (computeDtype)
 
   it.each([
     ['kept from the forward run equal repeated ones', {}, { keptBytes: 0 }],
-    ['multiplied out one at a time equal those made where they appear', { oneAtATime: false }, { oneAtATime: true }],
+    ['multiplied out one at a time equal those made where they appear', { fused: false }, { fused: true }],
   ])('%s, bit for bit', async (_, one, other) => {
     for (const atRest of ['bfloat16', 'float32'] as const) {
       const model = tinyModel({}, atRest, { computeDtype });

@@ -1,4 +1,5 @@
 import { multiplyFactors, type GradientTerm } from '@blockwise/model-zoo';
+import type { Projection } from '@blockwise/optimizers';
 import {
   cast,
   compile,
@@ -10,7 +11,7 @@ import {
   type Parameter,
 } from '@blockwise/tensorflow';
 
-/** A gradient the moment it is complete, float32 or (the product of one linear layer in bfloat16) bfloat16; owned by the receiver. */
+/** A gradient (or its projection) the moment it is complete, float32 or (the product of one linear layer in bfloat16) bfloat16; owned by the receiver. */
 export type Gradient = readonly [name: string, gradient: AnyTensor];
 
 /** Gradients still growing, over micro-batches or because a weight is tied. Terms that are factors or rows become whole when taken. */
@@ -20,11 +21,16 @@ export class OpenGradients {
     { sum: GradientSum; pairs: (readonly [first: AnyTensor, second: AnyTensor])[] }
   >();
 
+  /** @param projectionOf what is wanted in place of a gradient: as Optimizer.projection() */
+  constructor(private readonly projectionOf: (name: string) => Projection | undefined) {}
+
   /** Takes over the term of a parameter's gradient. */
   add({ name, shape }: Pick<Parameter, 'name' | 'shape'>, term: GradientTerm): void {
     let entry = this.open.get(name);
     if (!entry) this.open.set(name, (entry = { sum: new GradientSum(shape), pairs: [] }));
-    if (term.length === 1) entry.sum.add(term[0]);
+    const projection = this.projectionOf(name);
+    if (projection) entry.sum.add(projected(projection, term, shape));
+    else if (term.length === 1) entry.sum.add(term[0]);
     else entry.pairs.push(term);
   }
 
@@ -42,6 +48,16 @@ export class OpenGradients {
       yield [name, sum.take()];
     }
   }
+}
+
+/** The projection of a gradient's term, which it consumes. */
+function projected(projection: Projection, term: GradientTerm, [rows]: readonly number[]): tf.Tensor {
+  const [first, second] = term;
+  const areRows = first.dtype === 'int32';
+  const whole = areRows ? [tf.unsortedSegmentSum(second as tf.Tensor, first as tf.Tensor1D, rows)] : term;
+  const result = projection.of(...whole);
+  [...term, ...(areRows ? whole : [])].forEach((one) => one.dispose());
+  return result;
 }
 
 /** A float32 sum. Of float32 summands it grows in place: it and one summand are alive, no third tensor. A lone summand stays as it came. */

@@ -1,5 +1,6 @@
 import { linearShapes, type Stage, type StagedModel } from '@blockwise/model-zoo';
 import { byteLengthOf, concatRows, tf, type AnyTensor, type Parameter } from '@blockwise/tensorflow';
+import type { Optimizer } from '@blockwise/optimizers';
 import type { MicroBatch } from './micro-batch.ts';
 import { OpenGradients, type Gradient } from './open-gradients.ts';
 import { StageFunctions, type Operands } from './stage-functions.ts';
@@ -42,6 +43,13 @@ export interface StageWalkOptions {
    */
   keptBytes?: number;
 }
+
+/**
+ * How an optimizer wants gradients. fused: at most one of a matrix is alive at a time, a tied head's excepted; those of linear layers are kept as
+ * factors until it is their turn, as is done otherwise where it takes less memory (the gradients are the same bits). projection: what is handed
+ * out in place of a gradient; of a linear layer's, the factors make it, and the gradient itself never exists.
+ */
+export type GradientsWanted = Pick<Optimizer, 'fused' | 'projection'>;
 
 /**
  * Walks a model's stages: forward keeps each stage's input; backward goes from the top, runs each stage again, and stops at the lowest
@@ -96,15 +104,14 @@ export class StageWalk {
    * One step's loss and gradients over micro-batches: mean cross-entropy over all their labels. Hands each gradient to `receive` as soon as
    * it is complete, from the head down.
    * @param trained names of the parameters whose gradients are wanted
-   * @param oneAtATime whether at most one gradient of a matrix is to be alive, a tied head's excepted: those of linear layers are kept as
-   *   factors until it is their turn. Otherwise that is done where it takes less memory. The gradients are the same bits either way.
+   * @param how the optimizer that receives them, where it wants them in its own way
    * @returns the loss in nats, before any update
    */
   async gradients(
     batches: readonly MicroBatch[],
     trained: ReadonlySet<string>,
     receive: (gradient: Gradient) => void | Promise<void>,
-    oneAtATime = false,
+    how: GradientsWanted = {},
   ): Promise<number> {
     const { stages } = this.model;
     const lowest = stages.findIndex((stage) => localNames(stage, trained).length > 0);
@@ -121,12 +128,14 @@ export class StageWalk {
 
     let loss = 0;
     let upper: (tf.Tensor | undefined)[] = []; // each pass's gradient by the output of the stage in hand
-    const open = new OpenGradients();
+    const projectionOf = (name: string) => how.projection?.(name);
+    const open = new OpenGradients(projectionOf);
     const rows = batches.reduce((sum, { ids }) => sum + ids.size, 0);
     for (let index = stages.length - 1; index >= lowest; index--) {
       const stage = stages[index];
       const next: (tf.Tensor | undefined)[] = [];
-      const factored = oneAtATime || smallerAsFactors(stage, trained, rows);
+      const areProjected = linearNames(stage, trained).some(projectionOf);
+      const factored = how.fused || areProjected || smallerAsFactors(stage, trained, rows);
       const isHead = index === stages.length - 1;
       const operands = await this.operandsOf(stage, batches);
       for (const [i, pass] of passes.entries()) {
@@ -338,6 +347,12 @@ function scatterRows(pieces: tf.Tensor[], rows: Int32Array, { shape: [count, wid
 /** Names inside the stage of its trained weights. */
 function localNames(stage: Stage, trained: ReadonlySet<string>): string[] {
   return [...stage.parameters].filter(([, parameter]) => trained.has(parameter.name)).map(([local]) => local);
+}
+
+/** Names of a stage's trained weights that linear layers multiply by. */
+function linearNames(stage: Stage, trained: ReadonlySet<string>): string[] {
+  const names = [...linearShapes(stage).keys()].map((local) => stage.parameters.get(`${local}.weight`)?.name ?? '');
+  return names.filter((name) => trained.has(name));
 }
 
 /** Weights of the stages below: their gradients are not complete yet. */

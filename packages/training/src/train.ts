@@ -1,6 +1,6 @@
 import type { BatchSource, BatchState } from '@blockwise/loaders';
 import type { StagedModel } from '@blockwise/model-zoo';
-import type { DynamicLossScaler, Optimizer, OptimizerState } from '@blockwise/optimizers';
+import type { DynamicLossScaler, Optimizer, OptimizerState, Projection } from '@blockwise/optimizers';
 import { byteLengthOf, cast, tf, type AnyTensor } from '@blockwise/tensorflow';
 import { clipCoefficient, clipGradient, sumOfSquares } from './gradient-clipping.ts';
 import { createMicroBatch, disposeMicroBatch, type MicroBatch } from './micro-batch.ts';
@@ -223,16 +223,20 @@ async function trainStep(
   walk: StageWalk,
   optimizer: Optimizer,
   batches: readonly MicroBatch[],
-  { maxGradNorm, clipGradValue }: TrainOptions,
+  { maxGradNorm, clipGradValue = 0 }: TrainOptions,
 ) {
   const { fused, lossScaler } = optimizer;
+  const isMeasured = maxGradNorm > 0 || lossScaler;
+  // A projection takes the place of a gradient where all that is done to it is scaling, and, where its norm is wanted, after that.
+  const isScaled = clipGradValue === 0 && !lossScaler;
+  const projection = (name: string) => (isScaled ? optimizer.projection?.(name) : undefined);
   let [updateSeconds, gradientBytes, coefficient] = [0, 0, 1];
   const backward: Backward = (receive) => {
     const prepare = ([name, gradient]: Gradient) => {
       gradientBytes = Math.max(gradientBytes, byteLengthOf(gradient));
       receive([name, lossScaler ? rounded(gradient, lossScaler) : gradient]);
     };
-    return walk.gradients(batches, optimizer.trainable, prepare, fused);
+    return walk.gradients(batches, optimizer.trainable, prepare, isMeasured ? { fused } : { fused, projection });
   };
   const apply = ([name, gradient]: Gradient) => {
     const begin = performance.now();
@@ -243,7 +247,7 @@ async function trainStep(
   };
 
   optimizer.beginStep();
-  const measured = maxGradNorm > 0 || lossScaler ? await measure(backward, !fused) : undefined;
+  const measured = isMeasured ? await measure(backward, !fused, projection) : undefined;
   const skipped = measured && !Number.isFinite(measured.norm);
   if (measured) {
     const { norm, kept } = measured;
@@ -269,14 +273,15 @@ async function trainStep(
 /** A backward pass that hands out each gradient as it appears, owned by the receiver. Returns the loss. */
 type Backward = (receive: (gradient: Gradient) => void) => Promise<number>;
 
-/** A pass for the norm of all gradients, summed in float64 from per-tensor sums; they are kept, or freed at once. */
-async function measure(backward: Backward, keep: boolean) {
+/** A pass for the norm of all gradients, summed in float64 from per-tensor sums; they (or their projections) are kept, or freed at once. */
+async function measure(backward: Backward, keep: boolean, projectionOf: (name: string) => Projection | undefined) {
   const kept: Gradient[] = [];
   let squares = 0;
   const loss = await backward(([name, gradient]) => {
     squares += sumOfSquares(gradient);
-    if (keep) kept.push([name, gradient]);
-    else gradient.dispose();
+    const projection = projectionOf(name);
+    if (keep) kept.push([name, projection?.of(gradient) ?? gradient]);
+    if (!keep || projection) gradient.dispose();
   });
   return { loss, norm: Math.sqrt(squares), kept };
 }
