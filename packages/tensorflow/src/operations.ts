@@ -80,15 +80,12 @@ export function hasBfloat16Products(device: 'cpu' | 'gpu' = 'cpu'): boolean {
 }
 
 /** What the CPU can do, as Linux names it; elsewhere nothing. */
-const cpuFlags = once(() => {
+function cpuFlags(): ReadonlySet<string> {
+  if (knownFlags) return knownFlags;
   const description = existsSync('/proc/cpuinfo') ? readFileSync('/proc/cpuinfo', 'utf8') : '';
-  return new Set(/^flags\s*:(.*)$/m.exec(description)?.[1].split(' '));
-});
-
-function once<T>(make: () => T): () => T {
-  let made: T | undefined;
-  return () => (made ??= make());
+  return (knownFlags = new Set(/^flags\s*:(.*)$/m.exec(description)?.[1].split(' ')));
 }
+let knownFlags: ReadonlySet<string> | undefined;
 
 /**
  * Whether productInTerms() is there and takes less time than a product in float32: inside a compiled function, on a CPU with AMX (four to five
@@ -111,8 +108,10 @@ export function isFasterInTerms(x: tf.Tensor, weight: RawTensor): boolean {
  */
 export function productInTerms(x: tf.Tensor, weight: RawTensor, transposed: boolean): tf.Tensor2D {
   return tf.tidy(() => {
-    const high = upperHalf(x);
-    const rest = tf.sub(x, high);
+    // No kernel holds this operation, so that x is written before the kernel of its terms; else each of the three would make x anew.
+    const written = operation('StopGradient', [T], [x])[0];
+    const high = upperHalf(written);
+    const rest = tf.sub(written, high);
     const middle = upperHalf(rest);
     const [a, b, c] = [high, middle, tf.sub(rest, middle)].map((term) => {
       const operand = toRaw(term, 'bfloat16');
