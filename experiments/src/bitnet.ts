@@ -77,6 +77,7 @@ model.dispose();
 writeBenchmark({
   name: 'bitnet',
   folder: 'quantization',
+  byMachine: false,
   title: 'BitNet b1.58 trained from scratch on the embedded text, and packed to 2 bits',
   seed,
   figures: {

@@ -27,6 +27,13 @@ export function describeMachine(): Machine {
   };
 }
 
+/** A kind of machine in the name of a folder: amd-epyc-2-cores. */
+export function machineName({ cpu, cores, gpu }: Machine): string {
+  const plain = cpu.replace(/\((R|TM)\)|Processor|CPU|@.*/gi, ' ');
+  const name = [plain, `${cores} cores`, gpu?.split(',')[0] ?? ''].join(' ').toLowerCase();
+  return name.replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '');
+}
+
 /** Versions of this package's direct dependencies, as installed. */
 export function packageVersions(): Record<string, string> {
   const { dependencies = {} } = readJson(join(here, '..', 'package.json')) as { dependencies?: Record<string, string> };

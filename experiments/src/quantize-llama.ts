@@ -109,6 +109,7 @@ const perplexityOf = (pattern: RegExp) => rows.find(({ weights }) => pattern.tes
 writeBenchmark({
   name: 'quantize-llama',
   folder: 'quantization',
+  byMachine: false,
   title: 'Perplexity of Llamas before and after quantisation',
   seed,
   figures: {

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { isDeepStrictEqual } from 'node:util';
 import { repository } from '../embedded.ts';
-import { describeMachine, gitCommit, packageVersions } from '../machine.ts';
+import { describeMachine, gitCommit, machineName, packageVersions } from '../machine.ts';
 import { tiny } from './tiny.ts';
 
 /** A benchmark's result. */
@@ -13,6 +13,8 @@ export interface BenchmarkResult {
   title: string;
   /** Inside results/; default benchmarks. */
   folder?: string;
+  /** Whether its figures are those of a kind of machine, which then has a folder of its own in there. Default true. */
+  byMachine?: boolean;
   seed: number;
   /** The line that the benchmark ends with. */
   figures: object;
@@ -27,7 +29,8 @@ export interface BenchmarkResult {
 }
 
 /**
- * Leaves results/<folder>/<name>.json and .md (tiny runs: in its folder tiny/, which Git ignores) and prints the figures as the last line.
+ * Leaves results/<folder>/<machine>/<name>.json and .md (tiny runs: results/<folder>/tiny/, which Git ignores) and prints the figures as the last
+ * line.
  */
 export function writeBenchmark(result: BenchmarkResult): void {
   const record = {
@@ -36,7 +39,7 @@ export function writeBenchmark(result: BenchmarkResult): void {
     versions: { node: process.version, ...packageVersions(), ...result.versions },
     ...{ figures: result.figures, rows: result.rows, notes: result.notes, measurements: result.measurements },
   };
-  const folder = join(repository, 'results', result.folder ?? 'benchmarks', tiny ? 'tiny' : '');
+  const folder = resultFolder(result.folder, result.byMachine);
   mkdirSync(folder, { recursive: true });
   writeWhole(join(folder, `${result.name}.json`), `${JSON.stringify(record, undefined, 2)}\n`);
   writeWhole(join(folder, `${result.name}.md`), markdown(record));
@@ -44,9 +47,13 @@ export function writeBenchmark(result: BenchmarkResult): void {
   process.stdout.write(`${JSON.stringify(result.figures)}\n`);
 }
 
+function resultFolder(folder = 'benchmarks', byMachine = true): string {
+  return join(repository, 'results', folder, tiny ? 'tiny' : byMachine ? machineName(describeMachine()) : '');
+}
+
 /** The figures, rows and measurements that the last run of a benchmark left; undefined where there are none, or of another machine. */
 export function lastBenchmark(name: string) {
-  const path = join(repository, 'results/benchmarks', tiny ? 'tiny' : '', `${name}.json`);
+  const path = join(resultFolder(), `${name}.json`);
   if (!existsSync(path)) return undefined;
   const record = JSON.parse(readFileSync(path, 'utf8')) as Pick<BenchmarkResult, 'rows'> & {
     machine: unknown;
