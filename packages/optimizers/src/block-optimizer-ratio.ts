@@ -1,18 +1,23 @@
 import {
+  matMul2d,
+  matMulBfloat16,
   Parameter,
   RawTensor,
   replaceEntries,
+  takeColumns,
   takeEntries,
+  takeFloat32,
   tf,
   toRaw,
   type AnyTensor,
   type Entries,
   type Rounding,
+  type Stretch,
 } from '@blockwise/tensorflow';
 import { adamSettings, adamStep } from './adamw.ts';
 import { hash } from './hash.ts';
 import { didYouMean } from './near-match.ts';
-import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState } from './optimizer.ts';
+import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState, Projection } from './optimizer.ts';
 import { byName, ParameterOptimizer, trainedParameter, type MasterOptions } from './parameter-optimizer.ts';
 import { isEmbedding } from './partition.ts';
 import { scatteredIndices } from './scatter-order.ts';
@@ -61,8 +66,8 @@ export interface BlockOptimizerRatioOptions extends MasterOptions {
  * one. With k = floor(updateRatio n) of n entries, window w trains places w k to w k + k, modulo n, of the parameter (adjacent) or of a random
  * order of it (scatter). Whatever is not trained keeps its bits.
  *
- * It gathers the entries of each gradient, runs Adam on those k numbers and puts the results in a copy of the weight, which stays in its
- * storage dtype: float32 masters and states are kept for the masked entries alone.
+ * It takes the entries of each gradient (of a linear layer's, adjacent ones are all that is ever multiplied out), runs Adam on those k numbers and puts the
+ * results in a copy of the weight, which stays in its storage dtype: float32 masters and states are kept for the masked entries alone.
  */
 export class BlockOptimizerRatio implements Optimizer {
   readonly trainable: ReadonlySet<string>;
@@ -121,13 +126,35 @@ export class BlockOptimizerRatio implements Optimizer {
   }
 
   update(name: string, gradient: AnyTensor): void {
-    const parameter = trainedParameter(this.parameters, name, gradient);
+    const projection = this.projection(name);
+    const parameter = trainedParameter(this.parameters, name, gradient, projection);
+    const isTaken = projection?.shape.length === gradient.shape.length;
     this.withEntries(parameter, (entries) => {
-      const taken = takeEntries(gradient, entries);
+      const taken = isTaken ? gradient : takeEntries(gradient, entries);
       this.inner.update(name, taken);
-      taken.dispose();
+      if (!isTaken) taken.dispose();
       this.writeBack(parameter, entries);
     });
+  }
+
+  /** The masked entries of a matrix, where they are adjacent and lie in some of its rows. */
+  projection(name: string): Projection | undefined {
+    const parameter = this.parameters.get(name);
+    const entries = parameter?.shape.length === 2 ? this.adjacentEntries(parameter) : undefined;
+    if (!entries) return undefined;
+    const [rows, columns] = parameter!.shape;
+    const from = Math.floor(entries.from / columns);
+    const held = { from, count: Math.ceil((entries.from + entries.count) / columns) - from };
+    if (held.count >= rows) return undefined;
+    const withinHeld = { from: entries.from - from * columns, count: entries.count };
+    const of = (gradientOrDy: AnyTensor, x?: AnyTensor) => {
+      if (!x) return float32Entries(gradientOrDy, entries);
+      const product = rowsOfProduct(gradientOrDy, x, held);
+      const taken = float32Entries(product, withinHeld);
+      product.dispose();
+      return taken;
+    };
+    return { shape: [entries.count], of };
   }
 
   /** Puts the masked entries, as they are now, into the weight at rest. */
@@ -178,13 +205,27 @@ export class BlockOptimizerRatio implements Optimizer {
     this.places.clear();
   }
 
+  /** Which places of the parameter, or of a random order of it, have their turn in this window. */
+  private turnOf(parameter: Parameter): Stretch {
+    const count = entryCount(parameter, this.options);
+    return { from: count === parameter.elements ? 0 : (this.window * count) % parameter.elements, count };
+  }
+
+  /** The entries that the parameter trains in this window, where they are adjacent. */
+  private adjacentEntries(parameter: Parameter): Stretch | undefined {
+    const { maskMode = 'adjacent', masks } = this.options;
+    const turn = this.turnOf(parameter);
+    const areAdjacent = !masks && (maskMode === 'adjacent' || turn.count === parameter.elements);
+    return areAdjacent ? turn : undefined;
+  }
+
   /** Runs `body` with the entries that the parameter trains in this window. */
   private withEntries(parameter: Parameter, body: (entries: Entries) => void): void {
     const { name, shape, elements } = parameter;
-    const { maskMode = 'adjacent', keepMask = true, masks, seed = 0 } = this.options;
-    const count = entryCount(parameter, this.options);
-    const from = count === elements ? 0 : (this.window * count) % elements;
-    if (!masks && (maskMode === 'adjacent' || count === elements)) return body({ from, count });
+    const { keepMask = true, masks, seed = 0 } = this.options;
+    const adjacent = this.adjacentEntries(parameter);
+    if (adjacent) return body(adjacent);
+    const { from, count } = this.turnOf(parameter);
     const own = [...this.trainable].indexOf(name);
     const key = masks || !keepMask ? name : `${shape}, ${count}`;
     const order = keepMask ? hash(seed, ...shape) : hash(seed, own, elements);
@@ -229,6 +270,20 @@ export class BlockOptimizerRatio implements Optimizer {
   dispose(): void {
     this.leaveWindow();
   }
+}
+
+/** Some rows of dy^T x, and no others. */
+function rowsOfProduct(dy: AnyTensor, x: AnyTensor, rows: Stretch): AnyTensor {
+  const narrow = takeColumns(dy, rows);
+  const product =
+    narrow instanceof RawTensor ? matMulBfloat16(narrow, x, true) : matMul2d(narrow, x as tf.Tensor, true);
+  narrow.dispose();
+  return product;
+}
+
+function float32Entries(x: AnyTensor, entries: Entries): tf.Tensor {
+  const taken = takeEntries(x, entries);
+  return taken instanceof RawTensor ? takeFloat32(taken) : taken;
 }
 
 /** k, how many entries of a parameter are trained at a time. */

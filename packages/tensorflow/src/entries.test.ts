@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { replaceEntries, takeEntries, type Entries } from './entries.ts';
+import { replaceEntries, takeColumns, takeEntries, type Entries } from './entries.ts';
 import { initTensorFlow, liveTensors } from './init.ts';
 import { cast, RawTensor, toRaw } from './raw-tensor.ts';
 
@@ -44,6 +44,20 @@ test('of a TensorFlow.js tensor the taken values are one too', () => {
   const taken = takeEntries(x, { from: 10, count: 4 });
   expect([...taken.dataSync()]).toEqual([10, 11, 0, 1]);
   tf.dispose([x, taken]);
+});
+
+test.each([
+  [{ from: 1, count: 2 }, [1, 2, 5, 6, 9, 10]],
+  [{ from: 3, count: 2 }, [3, 0, 7, 4, 11, 8]],
+])('columns are taken from their places: %o', (columns, expected) => {
+  const before = liveTensors();
+  const x = tf.tensor2d(all, [3, 4]);
+  const raw = toRaw(x, 'bfloat16');
+  const [taken, half] = [takeColumns(x, columns), takeColumns(raw, columns)];
+  expect([...taken.dataSync()]).toEqual(expected);
+  expect([half.dtype, half.shape, contents(half)]).toEqual(['bfloat16', [3, 2], expected]);
+  for (const tensor of [x, raw, taken, half]) tensor.dispose();
+  expect(liveTensors()).toBe(before);
 });
 
 function contents(x: RawTensor): number[] {

@@ -2,7 +2,7 @@ export * as tf from '@tensorflow/tfjs-core';
 export { attribute, type Attribute } from './attributes.ts';
 export { compile, type CompiledFunction } from './compile.ts';
 export { dtypes, elementCount, type DType } from './dtypes.ts';
-export { replaceEntries, takeEntries, type Entries } from './entries.ts';
+export { replaceEntries, takeColumns, takeEntries, type Entries, type Stretch } from './entries.ts';
 export { OutOfMemoryError, TensorFlowError, TensorUseError } from './errors.ts';
 export { describeEngine, initTensorFlow, liveTensors, type TensorFlowOptions } from './init.ts';
 export { MappedFile } from './mapped-file.ts';
