@@ -29,7 +29,10 @@ export interface LineChart {
   xTitle: string;
   yTitle: string;
   series: readonly Series[];
+  /** None are drawn where the narrowest would take less than three pixels. */
   bands?: readonly Band[];
+  /** What bands are: the x axis says so where they are drawn. */
+  bandsTitle?: string;
   yScale?: 'linear' | 'logarithmic';
   /** Pixels before the doubling for sharp screens; 960 x 540 by default. */
   width?: number;
@@ -50,6 +53,8 @@ const fontFamily = 'Inter';
 export function lineChart(chart: LineChart): Uint8Array {
   registerFonts();
   const { width = 960, height = 540 } = chart;
+  const bands = visibleBands(chart, width);
+  const xTitle = bands.length > 0 && chart.bandsTitle ? `${chart.xTitle} (bands: ${chart.bandsTitle})` : chart.xTitle;
   const canvas = new ChartJSNodeCanvas({ width, height });
   const configuration: ChartConfiguration<'line', { x: number; y: number | null }[]> = {
     type: 'line',
@@ -89,11 +94,11 @@ export function lineChart(chart: LineChart): Uint8Array {
         },
       },
       scales: {
-        x: { type: 'linear', bounds: 'data', ...axis(chart.xTitle), grid: { display: false } },
+        x: { type: 'linear', bounds: 'data', ...axis(xTitle), grid: { display: false } },
         y: { type: chart.yScale ?? 'linear', ...axis(chart.yTitle), grid: { color: gridColour } },
       },
     },
-    plugins: [background(chart.bands ?? [])],
+    plugins: [background(bands)],
   };
   return canvas.renderToBufferSync(configuration as ChartConfiguration);
 }
@@ -150,7 +155,15 @@ function legendItem(series: Series, index: number): LegendItem {
   };
 }
 
-/** White paper, then the bands: every second one shaded, and labelled if all labels fit; none where they would blur. */
+/** The bands, or none where some would blur; the axes' numbers take about a tenth of the width. */
+function visibleBands({ bands = [], series }: LineChart, width: number): readonly Band[] {
+  const places = series.flatMap(({ points }) => points.map(({ x }) => x));
+  const [least, most] = places.reduce(([least, most], x) => [Math.min(least, x), Math.max(most, x)], [Infinity, -Infinity]); // prettier-ignore
+  const narrowest = bands.reduce((least, { from, to }) => Math.min(least, to - from), Infinity);
+  return (0.9 * width * narrowest) / (most - least) < 3 ? [] : bands;
+}
+
+/** White paper, then the bands: every second one shaded, and labelled if all labels fit. */
 function background(bands: readonly Band[]): Plugin<'line'> {
   return {
     id: 'blockwise-background',
@@ -163,10 +176,8 @@ function background(bands: readonly Band[]): Plugin<'line'> {
       ctx.textBaseline = 'top';
       const pixel = (x: number) => Math.min(area.right, Math.max(area.left, scales['x']!.getPixelForValue(x)));
       const boxes = bands.map(({ from, to, label }) => ({ left: pixel(from), right: pixel(to), label }));
-      const narrowest = Math.min(...boxes.map(({ left, right }) => right - left));
       const labelled = boxes.every(({ left, right, label }) => ctx.measureText(label).width + 4 <= right - left);
       boxes.forEach(({ left, right, label }, index) => {
-        if (narrowest < 3) return;
         ctx.fillStyle = index % 2 === 0 ? '#f1f5f9' : '#ffffff';
         ctx.fillRect(left, area.top, right - left, area.bottom - area.top);
         ctx.fillStyle = '#8795a5';

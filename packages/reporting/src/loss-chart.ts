@@ -23,7 +23,7 @@ export function lossChart(record: RunRecord): Uint8Array {
   return lineChart({
     title: `Loss of ${record.name}`,
     subtitle: `${name}, ${size} parameters, ${blocks === 1 ? 'all trained together' : `${blocks} blocks`}, seed ${record.seed}`,
-    xTitle: record.blockHistory.length > 0 ? 'step (bands: active blocks)' : 'step',
+    xTitle: 'step',
     yTitle: 'cross-entropy loss (nats per label token)',
     series: [
       ...seriesOfTraining,
@@ -31,6 +31,7 @@ export function lossChart(record: RunRecord): Uint8Array {
         ? [{ label: 'validation loss', points: validation, colour: '#d55e00', style: 'points' as const }]
         : []),
     ],
+    bandsTitle: 'active blocks',
     // Step s is trained by the block of the band that ends at s: bands meet between the steps.
     bands: record.blockHistory.map(({ block, firstStep, lastStep }) => ({
       from: firstStep - 0.5,
