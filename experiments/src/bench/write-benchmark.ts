@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { isDeepStrictEqual } from 'node:util';
 import { repository } from '../embedded.ts';
-import { describeMachine, gitCommit, machineName, packageVersions } from '../machine.ts';
+import { describeMachine, gitCommit, machineName, packageVersions, type Machine } from '../machine.ts';
 import { tiny } from './tiny.ts';
 
 /** A benchmark's result. */
@@ -33,13 +33,14 @@ export interface BenchmarkResult {
  * line.
  */
 export function writeBenchmark(result: BenchmarkResult): void {
+  const machine = describeMachine();
   const record = {
     ...{ name: result.name, title: result.title, command: `npx nx run experiments:${result.name}`, seed: result.seed },
-    ...{ date: new Date().toISOString(), commit: gitCommit(), machine: describeMachine() },
+    ...{ date: new Date().toISOString(), commit: gitCommit(), machine },
     versions: { node: process.version, ...packageVersions(), ...result.versions },
     ...{ figures: result.figures, rows: result.rows, notes: result.notes, measurements: result.measurements },
   };
-  const folder = resultFolder(result.folder, result.byMachine);
+  const folder = resultFolder(machine, result.folder, result.byMachine);
   mkdirSync(folder, { recursive: true });
   writeWhole(join(folder, `${result.name}.json`), `${JSON.stringify(record, undefined, 2)}\n`);
   writeWhole(join(folder, `${result.name}.md`), markdown(record));
@@ -47,27 +48,28 @@ export function writeBenchmark(result: BenchmarkResult): void {
   process.stdout.write(`${JSON.stringify(result.figures)}\n`);
 }
 
-function resultFolder(folder = 'benchmarks', byMachine = true): string {
-  return join(repository, 'results', folder, tiny ? 'tiny' : byMachine ? machineName(describeMachine()) : '');
+function resultFolder(machine: Machine, folder = 'benchmarks', byMachine = true): string {
+  return join(repository, 'results', folder, tiny ? 'tiny' : byMachine ? machineName(machine) : '');
 }
 
 /** The figures, rows and measurements that the last run of a benchmark left; undefined where there are none, or of another machine. */
 export function lastBenchmark(name: string) {
-  const path = join(resultFolder(), `${name}.json`);
+  const machine = describeMachine();
+  const path = join(resultFolder(machine), `${name}.json`);
   if (!existsSync(path)) return undefined;
   const record = JSON.parse(readFileSync(path, 'utf8')) as Pick<BenchmarkResult, 'rows'> & {
     machine: unknown;
     figures: Record<string, unknown>;
     measurements: Record<string, unknown>;
   };
-  return isDeepStrictEqual(record.machine, JSON.parse(JSON.stringify(describeMachine()))) ? record : undefined;
+  return isDeepStrictEqual(record.machine, JSON.parse(JSON.stringify(machine))) ? record : undefined;
 }
 
 type Record_ = Pick<BenchmarkResult, 'title' | 'rows' | 'notes' | 'seed'> & {
   command: string;
   date: string;
   commit: string | null;
-  machine: ReturnType<typeof describeMachine>;
+  machine: Machine;
   versions: Readonly<Record<string, string>>;
 };
 

@@ -1,4 +1,4 @@
-import { cast, matMul2d, matMulBfloat16, RawTensor, tf, toRaw, type AnyTensor } from '@blockwise/tensorflow';
+import { cast, multiplyFactors, RawTensor, tf, toRaw, type AnyTensor } from '@blockwise/tensorflow';
 
 /**
  * A summand of a gradient: the gradient itself, float32 or (where it was multiplied so) bfloat16; or the two factors of a linear layer's
@@ -14,11 +14,6 @@ interface Product {
 }
 
 let recorded: Map<number, Product> | undefined;
-
-/** dy^T x, float32; of bfloat16 factors bfloat16, as matMulBfloat16() multiplies. */
-export function multiplyFactors(dy: AnyTensor, x: AnyTensor): AnyTensor {
-  return dy instanceof tf.Tensor ? matMul2d(dy, x as tf.Tensor, true) : matMulBfloat16(dy, x, true);
-}
 
 /** dy^T x, the gradient of a linear layer's weight, multiplied in `dtype`, as float32; gradientTerms() can take it apart again. */
 export function weightGradient(dy: tf.Tensor, x: tf.Tensor, dtype: 'float32' | 'bfloat16' = 'float32'): tf.Tensor {

@@ -1,4 +1,4 @@
-export { gradientTerms, multiplyFactors, type GradientTerm } from './gradient-factors.ts';
+export { gradientTerms, type GradientTerm } from './gradient-factors.ts';
 export {
   llama_110m,
   llama_1_1b,

@@ -1,6 +1,5 @@
 import {
-  matMul2d,
-  matMulBfloat16,
+  multiplyFactors,
   Parameter,
   RawTensor,
   replaceEntries,
@@ -275,8 +274,7 @@ export class BlockOptimizerRatio implements Optimizer {
 /** Some rows of dy^T x, and no others. */
 function rowsOfProduct(dy: AnyTensor, x: AnyTensor, rows: Stretch): AnyTensor {
   const narrow = takeColumns(dy, rows);
-  const product =
-    narrow instanceof RawTensor ? matMulBfloat16(narrow, x, true) : matMul2d(narrow, x as tf.Tensor, true);
+  const product = multiplyFactors(narrow, x);
   narrow.dispose();
   return product;
 }

@@ -24,6 +24,7 @@ export {
   isFasterInTerms,
   matMul2d,
   matMulBfloat16,
+  multiplyFactors,
   operation,
   productInTerms,
   sparseSoftmaxCrossEntropy,

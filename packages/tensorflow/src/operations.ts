@@ -34,6 +34,11 @@ export function matMulBfloat16(a: AnyTensor, b: AnyTensor, transposeA = false, t
   return productInBfloat16('MatMul', transposed, [a, b]);
 }
 
+/** dy^T x of dy [N, M] and x [N, K], [M, K]: float32; of bfloat16 factors bfloat16, as matMulBfloat16() multiplies. */
+export function multiplyFactors(dy: AnyTensor, x: AnyTensor): AnyTensor {
+  return dy instanceof RawTensor ? matMulBfloat16(dy, x, true) : matMul2d(dy, x as tf.Tensor, true);
+}
+
 /** The sum of each column, float32 [N, M] -> [M], as a product with ones: kernels are fast at sums along rows alone. No gradient is recorded. */
 export function columnSums(x: tf.Tensor): tf.Tensor1D {
   const [N, M] = x.shape;

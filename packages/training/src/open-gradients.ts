@@ -1,8 +1,9 @@
-import { multiplyFactors, type GradientTerm } from '@blockwise/model-zoo';
+import type { GradientTerm } from '@blockwise/model-zoo';
 import type { Projection } from '@blockwise/optimizers';
 import {
   cast,
   compile,
+  multiplyFactors,
   RawTensor,
   takeFloat32,
   tf,

@@ -134,7 +134,7 @@ export class StageWalk {
     for (let index = stages.length - 1; index >= lowest; index--) {
       const stage = stages[index];
       const next: (tf.Tensor | undefined)[] = [];
-      const areProjected = linearNames(stage, trained).some(projectionOf);
+      const areProjected = trainedLinears(stage, trained).some(({ name }) => projectionOf(name));
       const factored = how.fused || areProjected || smallerAsFactors(stage, trained, rows);
       const isHead = index === stages.length - 1;
       const operands = await this.operandsOf(stage, batches);
@@ -349,10 +349,12 @@ function localNames(stage: Stage, trained: ReadonlySet<string>): string[] {
   return [...stage.parameters].filter(([, parameter]) => trained.has(parameter.name)).map(([local]) => local);
 }
 
-/** Names of a stage's trained weights that linear layers multiply by. */
-function linearNames(stage: Stage, trained: ReadonlySet<string>): string[] {
-  const names = [...linearShapes(stage).keys()].map((local) => stage.parameters.get(`${local}.weight`)?.name ?? '');
-  return names.filter((name) => trained.has(name));
+/** A stage's trained weights that linear layers multiply by. */
+function trainedLinears(stage: Stage, trained: ReadonlySet<string>) {
+  const all = [...linearShapes(stage)].map(([local, [outputs, inputs]]) => {
+    return { name: stage.parameters.get(`${local}.weight`)?.name ?? '', outputs, inputs };
+  });
+  return all.filter(({ name }) => trained.has(name));
 }
 
 /** Weights of the stages below: their gradients are not complete yet. */
@@ -364,8 +366,7 @@ function namesBelow(stages: readonly Stage[], index: number): ReadonlySet<string
 /** Whether the factors of the trained linear weights' gradients, over all rows of a step, take less memory than the gradients. */
 function smallerAsFactors(stage: Stage, trained: ReadonlySet<string>, rows: number): boolean {
   let [factors, gradients] = [0, 0];
-  for (const [name, [outputs, inputs]] of linearShapes(stage)) {
-    if (!trained.has(stage.parameters.get(`${name}.weight`)?.name ?? '')) continue;
+  for (const { outputs, inputs } of trainedLinears(stage, trained)) {
     factors += (stage.operandBytes ?? 4) * rows * (inputs + outputs);
     gradients += 4 * inputs * outputs;
   }
