@@ -3,6 +3,7 @@ import util from 'node:util';
 import { attribute, attributeKinds, type Attribute } from './attributes.ts';
 import { dtypes, TF_RESOURCE, TF_STRING, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
+import { executeOperation } from './execute-operation.ts';
 import { currentRuntime, type Value } from './runtime.ts';
 
 /**
@@ -67,7 +68,7 @@ function binding() {
       return fromBytes(currentRuntime().read(id), dtype);
     },
     executeOp: (name: string, attributes: Attribute[], inputs: number[], _outputs: number) =>
-      currentRuntime().execute(name, attributes, inputs),
+      executeOperation(name, attributes, inputs),
     isUsingGpuDevice: () => currentRuntime().options.device === 'gpu',
     getNumOfTensors: () => currentRuntime().liveHandles,
     getNumOfSavedModels: () => 0,

@@ -62,6 +62,28 @@ test('batchMatMulBfloat16 rounds alike, in each matrix of a batch', () => {
   });
 });
 
+// Several of these shapes end the process where TensorFlow broadcasts them itself: heap corruption in its oneDNN (tensorflow/tensorflow#117700).
+test.each([
+  ['of one matrix', [13, 1, 3, 4], [4, 16]],
+  ['of one axis beside an axis of 1', [13, 1, 64, 64], [1, 1, 64, 16]],
+  ['of both operands', [5, 1, 3, 4], [1, 2, 4, 6]],
+])('products of a batch are broadcast: %s', (_, a, b) => {
+  const [x, y] = [a, b].map((shape, i) => tf.randomUniform(shape, -1, 1, 'float32', i));
+  const once = compile('broadcast', (x, y) => [tf.matMul(x as tf.Tensor, y as tf.Tensor)]);
+  const [rows, columns] = [a.at(-2)!, b.at(-1)!];
+  tf.tidy(() => {
+    // Element by element, as broadcasting is of multiplication: [..., rows, inner, 1] * [..., 1, inner, columns].
+    const want = tf.sum(tf.mul(tf.expandDims(x, -1), tf.expandDims(y, -3)), -2);
+    for (let repetition = 0; repetition < 20; repetition++) {
+      const results = [tf.matMul(x, y), once(x, y)[0]];
+      expect(results[0].shape.slice(-2)).toEqual([rows, columns]);
+      for (const result of results) expect(tf.max(tf.abs(tf.sub(result, want))).arraySync()).toBeLessThan(1e-4);
+    }
+  });
+  once.dispose();
+  tf.dispose([x, y]);
+});
+
 test.each([
   ['few rows, as they are', 4, 512, 8],
   ['a long side, as they are', 704, 512, 704],

@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { existsSync, readFileSync } from 'node:fs';
 import { attribute, type Attribute } from './attributes.ts';
 import { dtypes, elementCount } from './dtypes.ts';
+import { executeOperation } from './execute-operation.ts';
 import { idOfAny, RawTensor, takeFloat32, toRaw, wrapAny, type AnyTensor } from './raw-tensor.ts';
 import { currentRuntime } from './runtime.ts';
 
@@ -15,7 +16,7 @@ export function operation<Outputs extends AnyTensor[] = tf.Tensor[]>(
   attributes: readonly Attribute[],
   inputs: readonly AnyTensor[],
 ): Outputs {
-  return currentRuntime().execute(name, attributes, inputs.map(idOfAny)).map(wrapAny) as Outputs;
+  return executeOperation(name, attributes, inputs.map(idOfAny)).map(wrapAny) as Outputs;
 }
 
 /** The product of two float32 matrices, each transposed on request; no gradient is recorded. */
@@ -45,7 +46,7 @@ export function columnSums(x: tf.Tensor): tf.Tensor1D {
   return tf.tidy(() => tf.reshape(matMul2d(tf.ones([1, N]), x), [M]));
 }
 
-/** Products of the last two axes over equal leading ones, float32, each transposed on request; no gradient is recorded. */
+/** Products of the last two axes, float32, each transposed on request; the leading axes are broadcast. No gradient is recorded. */
 export function batchMatMul(a: tf.Tensor, b: tf.Tensor, transposeA = false, transposeB = false): tf.Tensor {
   const attributes = [T, attribute.bool('adj_x', transposeA), attribute.bool('adj_y', transposeB)];
   return operation('BatchMatMulV2', attributes, [a, b])[0];
