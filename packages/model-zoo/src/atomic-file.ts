@@ -11,7 +11,7 @@ export function asideOf(path: string): string {
 
 /**
  * Writes what `fill` writes into a new file beside `path`, synced, and returns its name; `publish` gives it the final
- * one. Whatever fails removes it. @throws UserError where the folder is absent, read-only or full.
+ * one. Whatever fails removes it. @throws UserError where the folder is absent, read-only or full; what `fill` throws.
  */
 export async function writeAside(path: string, fill: (file: FileHandle) => Promise<void>): Promise<string> {
   const aside = asideOf(path);
@@ -25,8 +25,9 @@ export async function writeAside(path: string, fill: (file: FileHandle) => Promi
   } catch (error) {
     await file?.close().catch(() => undefined);
     await rm(aside, { force: true }).catch(() => undefined);
-    const code = (error as NodeJS.ErrnoException).code;
-    if (!code) throw error;
+    // Of what fails here only the system's own errors are about the file: TensorFlow's have codes too.
+    const { code, syscall } = error as NodeJS.ErrnoException;
+    if (!syscall) throw error;
     throw new UserError(`${path}: cannot be written (${code}); is its folder there, writable, and the disk not full?`);
   }
 }

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 
 import { seededRandom } from './random.ts';
-import { readSafetensorsHeader, writeSafetensors } from './safetensors.ts';
+import { readSafetensorsHeader, writeHollowSafetensors, writeSafetensors } from './safetensors.ts';
 import type { WritableTensor } from './safetensors.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'safetensors-'));
@@ -64,6 +64,20 @@ describe('writing', () => {
     expect(contents(path)).toEqual(golden.tensors);
     expect(readSafetensorsHeader(path).metadata).toEqual(golden.metadata);
     expect(readdirSync(folder).filter((name) => name.includes('partial'))).toEqual([]);
+  });
+
+  test('says of another failure than the file what it is: reading a tensor may want more memory than there is', async () => {
+    const path = join(folder, 'unwritten.safetensors');
+    const failure = Object.assign(new Error('no memory'), { code: 'RESOURCE_EXHAUSTED' });
+    const broken = { ...tensor('float32', [1], new Uint8Array(4)), bytes: () => { throw failure; } }; // prettier-ignore
+    await expect(writeSafetensors(path, [['w', broken]])).rejects.toBe(failure);
+    await expect(writeSafetensors(join(folder, 'absent', 'w'), [])).rejects.toThrow('cannot be written (ENOENT)');
+  });
+
+  test('makes hollow files of any iterable, one that can be read once too', async () => {
+    const path = join(folder, 'hollow.safetensors');
+    await writeHollowSafetensors(path, new Map([['w', tensor('float32', [4], new Uint8Array())]]).entries());
+    expect(contents(path)).toEqual({ w: { dtype: 'float32', shape: [4], bytes: '00'.repeat(16) } });
   });
 
   test('puts every tensor whose size allows it at a multiple of 64 bytes, and all elements at multiples of their size', async () => {

@@ -92,14 +92,14 @@ function readHeaderText(path: string): { json: string; dataStart: number; fileBy
     if (!stat.isFile()) throw new UserError(`${path}: expected a safetensors file, found a folder or device`);
     const fileBytes = stat.size;
     if (fileBytes < 8) throw broken(path, `it has ${fileBytes} bytes, fewer than the 8 of the header's length`);
-    const headerBytes = Number(readExactly(file, 0, 8).readBigUInt64LE());
+    const headerBytes = Number(readExactly(path, file, 0, 8).readBigUInt64LE());
     if (headerBytes > maxHeaderBytes) {
       throw broken(path, `its header claims ${headerBytes} bytes, more than the ${maxHeaderBytes} the format allows`);
     }
     if (8 + headerBytes > fileBytes) {
       throw broken(path, `its header claims ${headerBytes} bytes, but the whole file has ${fileBytes}`);
     }
-    return { json: decodeUtf8(path, readExactly(file, 8, headerBytes)), dataStart: 8 + headerBytes, fileBytes };
+    return { json: decodeUtf8(path, readExactly(path, file, 8, headerBytes)), dataStart: 8 + headerBytes, fileBytes };
   } finally {
     closeSync(file);
   }
@@ -115,13 +115,13 @@ function openForReading(path: string): number {
   }
 }
 
-function readExactly(file: number, position: number, length: number): Buffer {
+function readExactly(path: string, file: number, position: number, length: number): Buffer {
   const buffer = Buffer.alloc(length);
   let done = 0;
   while (done < length) {
     const count = readSync(file, buffer, done, length - done, position + done);
     if (count === 0)
-      throw new UserError(`the file ended at byte ${position + done} while it was read: is it still being written?`);
+      throw new UserError(`${path} ended at byte ${position + done} while it was read: is it still being written?`);
     done += count;
   }
   return buffer;
@@ -259,10 +259,11 @@ export async function writeHollowSafetensors(
   path: string,
   tensors: Iterable<readonly [string, Layout]>,
 ): Promise<void> {
-  const header = headerOf(layOut(tensors), { format: 'pt' });
+  const ordered = layOut(tensors);
+  const header = headerOf(ordered, { format: 'pt' });
   await writeAside(path, async (file) => {
     await writeAll(file, header);
-    const bytes = [...tensors].reduce((sum, [, { dtype, shape }]) => sum + byteLengthOf(dtype, shape), 0);
+    const bytes = ordered.reduce((sum, [, { dtype, shape }]) => sum + byteLengthOf(dtype, shape), 0);
     await file.truncate(header.byteLength + bytes);
   });
   await publish([path]);

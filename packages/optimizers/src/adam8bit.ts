@@ -1,15 +1,12 @@
 import { codeTable, dequantizeBlockwise, dynamicMap, quantizeBlockwise } from '@blockwise/quantization';
 import {
-  attribute,
   compile,
-  dtypes,
+  concatRows,
   elementCount,
-  operation,
   RawTensor,
   sliceRows,
   tf,
   type AnyTensor,
-  type DType,
   type Variable,
 } from '@blockwise/tensorflow';
 import { adamSettings, adamStep, type AdamOptions } from './adamw.ts';
@@ -92,7 +89,7 @@ function adam8bitStep([beta1, beta2]: readonly [number, number], eps: number) {
     });
     // A read that is alive would make the update copy the variable.
     free([...values, ...tables, flat]);
-    const [change, ...next] = moved[0].map((_, i) => join(moved.map((outputs) => outputs[i])));
+    const [change, ...next] = moved[0].map((_, i) => concatRows(moved.map((outputs) => outputs[i])));
     (states as readonly Variable<AnyTensor>[]).forEach((state, i) => state.assign(next[i]));
     const shaped = tf.reshape(change as tf.Tensor, gradient.shape);
     master.applyGradientDescent(scalar('stepSize8bit', learningRate / (1 - beta1 ** step)), shaped);
@@ -117,20 +114,6 @@ const moments = compile<AnyTensor[]>('adam8bit', (...inputs) => {
 function piece(x: AnyTensor, index: number, size: number): AnyTensor {
   const [from, to] = [index * size, Math.min((index + 1) * size, x.shape[0])];
   return x instanceof RawTensor ? sliceRows(x, from, to) : tf.slice(x, from, to - from);
-}
-
-/** Vectors one after the other; consumes them. */
-function join(parts: AnyTensor[]): AnyTensor {
-  if (parts.length === 1) return parts[0];
-  const axis = tf.scalar(0, 'int32');
-  const attributes = [
-    attribute.int('N', parts.length),
-    attribute.type('T', dtypes[parts[0].dtype as DType].code),
-    attribute.type('Tidx', dtypes.int32.code),
-  ];
-  const [all] = operation<[AnyTensor]>('ConcatV2', attributes, [...parts, axis]);
-  free([...parts, axis]);
-  return all;
 }
 
 function free(tensors: readonly AnyTensor[]): void {

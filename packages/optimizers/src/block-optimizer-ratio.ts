@@ -16,6 +16,7 @@ import {
 import { adamSettings, adamStep } from './adamw.ts';
 import { hash } from './hash.ts';
 import { didYouMean } from './near-match.ts';
+import { roundingProblems } from './option-checks.ts';
 import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState, Projection } from './optimizer.ts';
 import { byName, ParameterOptimizer, trainedParameter, type MasterOptions } from './parameter-optimizer.ts';
 import { isEmbedding } from './partition.ts';
@@ -327,6 +328,7 @@ function ratioProblems(options: BlockOptimizerRatioOptions, parameters: readonly
       problems.push(`${name} is ${value}, expected an integer of at least 0`);
   if (!maskModes.includes(maskMode))
     problems.push(`maskMode is ${maskMode}${didYouMean(maskMode, maskModes)}: expected ${maskModes.join(' or ')}`);
+  problems.push(...roundingProblems(options.rounding, parameters));
   return problems;
 }
 

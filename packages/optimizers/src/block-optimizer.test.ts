@@ -1,6 +1,6 @@
 import { initTensorFlow, Parameter, RawTensor, tf } from '@blockwise/tensorflow';
 import { beforeAll, expect, test } from 'vitest';
-import { adamW, BlockOptimizer, sgd, type BlockOptimizerOptions } from './index.ts';
+import { adamW, BlockOptimizer, BlockOptimizerRatio, lomo, sgd, type BlockOptimizerOptions } from './index.ts';
 import { smallNames, smallParameters, smallShape, takeSteps } from './small-parameters.test-support.ts';
 import { UserError } from './user-error.ts';
 
@@ -232,6 +232,38 @@ test('stochastic rounding of float16 weights is refused at once', () => {
   expect(() => new BlockOptimizer(adamW(), parameters, options)).toThrow(
     'stochastic rounding is made for bfloat16, but layers.0.w and 1 more is stored as float16: use rounding nearest or bfloat16 weights',
   );
+  parameters.forEach((parameter) => parameter.dispose());
+});
+
+test('stochastic rounding of float16 weights is refused by the other optimizers too', () => {
+  const weight = () => new Parameter('w', RawTensor.fromBytes(new Uint8Array(24), smallShape, 'float16'));
+  const rounding = { mode: 'stochastic', seed: 1 } as const;
+  const makers = [
+    (p: Parameter) => lomo({ rounding })([p]),
+    (p: Parameter) => adamW({ masters: 'transient', rounding })([p]),
+    (p: Parameter) => new BlockOptimizerRatio([p], { rounding }),
+  ];
+  for (const make of makers) {
+    const parameter = weight();
+    expect(() => make(parameter)).toThrow('stochastic rounding is made for bfloat16, but w is stored as float16');
+    parameter.dispose();
+  }
+});
+
+test('the loss scale that was found goes on with the next block', () => {
+  const parameters = ['layers.0.w', 'layers.1.w'].map(
+    (name) => new Parameter(name, RawTensor.fromBytes(new Uint8Array(24), smallShape, 'float16')),
+  );
+  const optimizer = new BlockOptimizer(lomo({ lossScale: {} }), parameters, { switchBlockEvery: 2 });
+  const scales: number[] = [];
+  for (let step = 0; step < 6; step++) {
+    optimizer.beginStep();
+    optimizer.lossScaler!.update(true);
+    scales.push(optimizer.lossScaler!.scale);
+    optimizer.endStep();
+  }
+  expect(scales).toEqual([31, 30, 29, 28, 27, 26].map((power) => 2 ** power));
+  optimizer.dispose();
   parameters.forEach((parameter) => parameter.dispose());
 });
 

@@ -2,6 +2,7 @@ import type { AnyTensor, Parameter, Rounding } from '@blockwise/tensorflow';
 import { blockOrder, blockOrderProblems, type BlockOrder, type BlockOrderOptions } from './block-order.ts';
 import { hash } from './hash.ts';
 import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState, Projection } from './optimizer.ts';
+import { roundingProblems } from './option-checks.ts';
 import { byName } from './parameter-optimizer.ts';
 import { draftBlocks, type Block, type PartitionOptions } from './partition.ts';
 import { isObject, setupDifferences } from './setup-differences.ts';
@@ -158,10 +159,12 @@ export class BlockOptimizer implements Optimizer {
 
   private switchBlock(): void {
     const { learningRate } = this;
+    const lossScale = this.lossScaler?.state();
     const next = this.nextVisit();
     this.leave(this.official ? [] : this.blocks[next.block].names, this.options.rounding);
     this.inner = this.enter(next);
     this.learningRate = learningRate;
+    this.lossScaler?.restore(lossScale);
   }
 
   private nextVisit(): BlockVisit {
@@ -276,15 +279,7 @@ function ownProblems(
       `switchBlockEvery is ${switchBlockEvery}, expected an integer of at least 1; switchBlockEvery(n, B, D) gives the paper's choice`,
     );
   if (compat !== undefined && compat !== 'official') problems.push(`compat is ${compat}, expected official or nothing`);
-  if (rounding && rounding.mode !== 'nearest' && rounding.mode !== 'stochastic')
-    problems.push(`rounding.mode is ${(rounding as Rounding).mode}, expected nearest or stochastic`);
-  if (rounding?.mode !== 'stochastic') return problems;
-  if (!Number.isSafeInteger(rounding.seed)) problems.push(`rounding.seed is ${rounding.seed}, expected an integer`);
-  const other = trained.filter((name) => !['bfloat16', 'float32'].includes(parameters.get(name)!.storageDtype));
-  if (other.length > 0)
-    problems.push(
-      `stochastic rounding is made for bfloat16, but ${other[0]}${other.length > 1 ? ` and ${other.length - 1} more` : ''} is stored as ${parameters.get(other[0])!.storageDtype}: use rounding nearest or bfloat16 weights`,
-    );
+  problems.push(...roundingProblems(rounding, trained.map((name) => parameters.get(name)!))); // prettier-ignore
   return problems;
 }
 

@@ -140,7 +140,10 @@ describe('optimizer groups', () => {
     resumed.restore({ ...state, scalars: JSON.parse(JSON.stringify(state.scalars)) });
     takeSteps(resumed, 7, 20);
     expect(contents(part)).toEqual(contents(whole));
-    expect(() => resumed.restore({ scalars: {}, tensors: new Map() })).toThrow('it is not of 2 groups');
+    for (const groups of [undefined, [null, null]])
+      expect(() => resumed.restore({ scalars: { groups } as never, tensors: new Map() })).toThrow(
+        'it is not of 2 groups',
+      );
     for (const optimizer of [uninterrupted, resumed]) optimizer.dispose();
     [...whole, ...part].forEach((parameter) => parameter.dispose());
   });

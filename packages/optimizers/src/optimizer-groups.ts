@@ -1,5 +1,6 @@
 import type { AnyTensor, Parameter } from '@blockwise/tensorflow';
 import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState, Projection } from './optimizer.ts';
+import { isObject } from './setup-differences.ts';
 import { UserError } from './user-error.ts';
 
 /** Parameters and what trains them. */
@@ -87,7 +88,7 @@ class OptimizerGroups implements Optimizer {
 
   restore({ scalars: { groups }, tensors }: OptimizerState): void {
     const { length } = this.optimizers;
-    if (!Array.isArray(groups) || groups.length !== length)
+    if (!Array.isArray(groups) || groups.length !== length || !groups.every(isObject))
       throw new UserError(`the optimizer state does not fit this run: it is not of ${length} groups`);
     this.optimizers.forEach((optimizer, i) => optimizer.restore({ scalars: groups[i] as JsonObject, tensors }));
   }

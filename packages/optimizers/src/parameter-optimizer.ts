@@ -17,6 +17,7 @@ import {
 import { availableParallelism } from 'node:os';
 import type { DynamicLossScaler } from './loss-scaler.ts';
 import type { JsonObject, JsonValue, Optimizer, OptimizerState, Projection, StateTensor } from './optimizer.ts';
+import { roundingProblems } from './option-checks.ts';
 import { ScalarSlots } from './scalar-slots.ts';
 import { hash } from './hash.ts';
 import { UserError } from './user-error.ts';
@@ -76,7 +77,7 @@ export function computedUpdate<Name extends string>(
   return { scalars, nearest: compiled((weight, dtype) => toRaw(weight, dtype)), exact: compiled((weight) => weight) };
 }
 
-/** One state of a parameter. */
+/** One state of a parameter, zeros at first. */
 export interface StateSpec {
   /** PyTorch's name of it: `exp_avg`. */
   readonly name: string;
@@ -84,8 +85,6 @@ export interface StateSpec {
   readonly shape?: readonly number[];
   /** Default float32. */
   readonly dtype?: DType;
-  /** The value of all its elements at first (for whole-number types at most a byte's); default 0. */
-  readonly fill?: number;
 }
 
 /** How an optimizer keeps the values of its parameters. */
@@ -153,12 +152,17 @@ export class ParameterOptimizer implements Optimizer {
   readonly fused: boolean;
   readonly lossScaler: DynamicLossScaler | undefined;
 
-  /** Gives every parameter its float32 master, transient ones excepted. */
+  /**
+   * Gives every parameter its float32 master, transient ones excepted.
+   * @throws UserError where transient masters cannot be rounded as they should
+   */
   constructor(
     parameters: readonly Parameter[],
     private readonly rule: UpdateRule,
     private readonly options: ParameterOptimizerOptions = {},
   ) {
+    const problems = roundingProblems(options.rounding, parameters.filter((parameter) => this.isTransient(parameter))); // prettier-ignore
+    if (problems.length > 0) throw UserError.of("the optimizer's options", problems);
     this.fused = options.fused ?? false;
     this.lossScaler = options.lossScaler;
     this.parameters = byName(parameters);
@@ -357,7 +361,7 @@ export class ParameterOptimizer implements Optimizer {
 
   private begin(parameter: Parameter): Progress {
     const specs = this.rule.states(parameter);
-    const progress = { step: 0, specs, states: specs.map((spec) => filled(spec, parameter.shape)) };
+    const progress = { step: 0, specs, states: specs.map((spec) => zeros(spec, parameter.shape)) };
     this.progress.set(parameter.name, progress);
     return progress;
   }
@@ -392,12 +396,12 @@ export function byName(parameters: readonly Parameter[]): Map<string, Parameter>
   return map;
 }
 
-function filled({ dtype = 'float32', fill = 0, shape }: StateSpec, otherwise: readonly number[]): Variable {
+function zeros({ dtype = 'float32', shape }: StateSpec, otherwise: readonly number[]): Variable {
   const dims = [...(shape ?? otherwise)];
   const initial: AnyTensor =
     dtype === 'float32'
-      ? tf.fill(dims, fill)
-      : RawTensor.fromBytes(new Uint8Array(elementCount(dims) * dtypes[dtype].bytes).fill(fill), dims, dtype);
+      ? tf.fill(dims, 0)
+      : RawTensor.fromBytes(new Uint8Array(elementCount(dims) * dtypes[dtype].bytes), dims, dtype);
   const variable = new Variable<AnyTensor>(initial);
   initial.dispose();
   return variable as Variable;

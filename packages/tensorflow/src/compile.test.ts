@@ -1,3 +1,4 @@
+import process from 'node:process';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { cast, compile, initTensorFlow, liveTensors, matMul2d, RawTensor, tf, toRaw, type AnyTensor } from './index.ts';
 
@@ -216,6 +217,20 @@ describe('a compiled function', () => {
     expect([liveTensors(), tf.memory().numTensors]).toEqual(before);
     x.dispose();
   });
+});
+
+test('a first run that fails leaves no timer behind, which would keep the process alive', () => {
+  const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length;
+  const before = timers();
+  const fn = compile('fails', (x, indices) => {
+    const values = x as tf.Tensor2D;
+    return [tf.gather(tf.sqrt(tf.add(tf.mul(values, 2), tf.square(values))), indices as tf.Tensor1D)];
+  });
+  const [x, outside] = [tf.ones([1024, 512]), tf.tensor1d([5000], 'int32')];
+  expect(() => fn(x, outside)).toThrow(/5000 is not in \[0, 1024\)/);
+  expect(timers()).toBe(before);
+  fn.dispose();
+  dispose(x, outside);
 });
 
 describe('an asynchronous call', () => {

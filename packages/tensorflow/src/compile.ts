@@ -82,10 +82,13 @@ export function compile<Outputs extends AnyTensor[] = tf.Tensor[]>(
     const runtime = currentRuntime();
     if (runtime.isTracing) return body(...inputs);
     const variant = variantFor(inputs);
+    const ids = inputs.map(idOfAny);
     const end = runOf(variant);
-    const outputs = runtime.execute(variant, [], inputs.map(idOfAny)).map(wrapAny) as Outputs;
-    end();
-    return outputs;
+    try {
+      return runtime.execute(variant, [], ids).map(wrapAny) as Outputs;
+    } finally {
+      end();
+    }
   };
   return Object.defineProperties(call as CompiledFunction<Outputs>, {
     async: {
@@ -94,8 +97,9 @@ export function compile<Outputs extends AnyTensor[] = tf.Tensor[]>(
         if (runtime.isTracing)
           throw new TensorUseError(`${name}: asynchronous calls are not possible inside a compiled function`);
         const variant = variantFor(inputs);
+        const ids = inputs.map(idOfAny);
         const end = runOf(variant);
-        const outputs = await runtime.executeAsync(variant, [], inputs.map(idOfAny)).finally(end);
+        const outputs = await runtime.executeAsync(variant, [], ids).finally(end);
         return outputs.map(wrapAny) as Outputs;
       },
     },

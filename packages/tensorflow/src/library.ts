@@ -1,6 +1,7 @@
 import koffi from 'koffi';
 import { resolve } from 'node:path';
 import process from 'node:process';
+import { UserError } from './provision/user-error.ts';
 
 /**
  * The C functions of libtensorflow and libc that the engine calls. This file knows how to call them and nothing about tensors.
@@ -56,11 +57,14 @@ koffi.config({ ...koffi.config(), async_stack_size: 4 << 20 });
 
 export const libc = bindLibc();
 
+const whatToDo =
+  '\n  What to do: unset BLOCKWISE_TENSORFLOW, so that the right library is fetched, or set it to a folder that holds it.';
+
 function bindTensorFlow(frameworkPath: string, ccPath: string) {
   // Node may crash at exit when a library with live threads is unloaded, hence NODELETE; symbols of the first serve the second.
   for (const path of [frameworkPath, ccPath]) {
     if (!libc.dlopen(resolve(path), RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE))
-      throw new Error(`cannot load ${path}: ${libc.dlerror()}`);
+      throw new UserError(`${path}: cannot be loaded as a library (${libc.dlerror()}).${whatToDo}`);
   }
   const framework = koffi.load(frameworkPath);
   const cc = koffi.load(ccPath);
@@ -74,7 +78,7 @@ function bindTensorFlow(frameworkPath: string, ccPath: string) {
         continue;
       }
     }
-    throw new Error(`${ccPath} has no function ${name}: it is not the TensorFlow version this package is made for`);
+    throw new UserError(`${ccPath} has no function ${name}: it is of another TensorFlow version.${whatToDo}`);
   };
   return {
     TF_Version: fn('const char *TF_Version()'),

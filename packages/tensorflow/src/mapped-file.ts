@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { closeSync, fstatSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
@@ -7,6 +7,7 @@ import { dtypes, elementCount, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
 import { libc, type Pointer } from './library.ts';
 import { RawTensor } from './raw-tensor.ts';
+import { UserError } from './provision/user-error.ts';
 import { currentRuntime } from './runtime.ts';
 
 const PROT_READ = 1;
@@ -68,11 +69,12 @@ export class MappedFile {
   /**
    * A streamed tensor over a file of its own with the values of `values`, which is disposed. The file is in the folder of temporary files
    * (TMPDIR: let it be on a disk) and has no name, so it goes with the tensor, or the process.
+   * @throws UserError where it cannot be written
    */
   static spill(this: void, values: RawTensor): RawTensor {
     const path = join(tmpdir(), `blockwise-${process.pid}-${randomUUID()}`);
     try {
-      writeFileSync(path, values.bytes(), { flag: 'wx', mode: 0o600 });
+      writeNew(path, values.bytes());
       const file = MappedFile.open(path);
       const tensor = file.tensor(0, values.shape, values.dtype, { streamed: true });
       file.close();
@@ -106,5 +108,21 @@ export class MappedFile {
     if (!this.closing || this.tensors > 0 || !this.address) return;
     libc.munmap(this.address, this.byteLength);
     this.address = 0;
+  }
+}
+
+/** Writes a file that only this user reads; one call to the system carries less than 2 GiB. */
+function writeNew(path: string, bytes: Uint8Array): void {
+  let file: number | undefined;
+  try {
+    file = openSync(path, 'wx', 0o600);
+    for (let done = 0; done < bytes.length;)
+      done += writeSync(file, bytes, done, Math.min(bytes.length - done, 2 ** 30));
+  } catch (error) {
+    throw new UserError(
+      `${path}: ${bytes.length} bytes of a streamed weight cannot be written (${(error as NodeJS.ErrnoException).code}).\n  What to do: set TMPDIR to a folder on a disk with room for the trained weights, or leave out streaming.`,
+    );
+  } finally {
+    if (file !== undefined) closeSync(file);
   }
 }

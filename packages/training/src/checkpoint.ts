@@ -72,7 +72,8 @@ export function isCheckpoint(folder: string): boolean {
 /** The newest complete checkpoint of a run's folder, or undefined. */
 export function latestCheckpoint(outputDir: string): string | undefined {
   if (!existsSync(outputDir)) return undefined;
-  const steps = readdirSync(outputDir).flatMap((name) => pattern.exec(name)?.slice(1).map(Number) ?? []);
+  const complete = readdirSync(outputDir).filter((name) => pattern.test(name) && isCheckpoint(join(outputDir, name)));
+  const steps = complete.map((name) => Number(pattern.exec(name)![1]));
   return steps.length > 0 ? join(outputDir, `checkpoint-${Math.max(...steps)}`) : undefined;
 }
 

@@ -1,8 +1,10 @@
 import type { GradientTerm } from '@blockwise/model-zoo';
 import type { Projection } from '@blockwise/optimizers';
 import {
+  byteLengthOf,
   cast,
   compile,
+  elementCount,
   multiplyFactors,
   RawTensor,
   takeFloat32,
@@ -17,10 +19,7 @@ export type Gradient = readonly [name: string, gradient: AnyTensor];
 
 /** Gradients still growing, over micro-batches or because a weight is tied. Terms that are factors or rows become whole when taken. */
 export class OpenGradients {
-  private readonly open = new Map<
-    string,
-    { sum: GradientSum; pairs: (readonly [first: AnyTensor, second: AnyTensor])[] }
-  >();
+  private readonly open = new Map<string, OpenGradient>();
 
   /** @param projectionOf what is wanted in place of a gradient: as Optimizer.projection() */
   constructor(private readonly projectionOf: (name: string) => Projection | undefined) {}
@@ -33,21 +32,43 @@ export class OpenGradients {
     if (projection) entry.sum.add(projected(projection, term, shape));
     else if (term.length === 1) entry.sum.add(term[0]);
     else entry.pairs.push(term);
+    // Pairs of many micro-batches would come to take more than what they make.
+    const held = entry.pairs.flat().reduce((sum, one) => sum + byteLengthOf(one), 0);
+    if (entry.pairs.length > 1 && held > 4 * elementCount(shape)) addPairs(entry);
   }
 
   /** Takes out the gradients of all names but some, one at a time: each is made when it is asked for. */
   *take(except: ReadonlySet<string>): Generator<Gradient> {
-    for (const [name, { sum, pairs }] of [...this.open]) {
+    for (const [name, entry] of [...this.open]) {
       if (except.has(name)) continue;
       this.open.delete(name);
-      for (const [first, second] of pairs) {
-        if (first.dtype === 'int32') sum.addRows(first as tf.Tensor1D, second as tf.Tensor);
-        else sum.add(multiplyFactors(first, second));
-        first.dispose();
-        second.dispose();
-      }
-      yield [name, sum.take()];
+      addPairs(entry);
+      yield [name, entry.sum.take()!];
     }
+  }
+
+  /** Frees what was not taken. */
+  dispose(): void {
+    for (const { sum, pairs } of this.open.values()) [sum.take(), ...pairs.flat()].forEach((one) => one?.dispose());
+    this.open.clear();
+  }
+}
+
+/** A sum, and what is still to be added to it: factors, or rows with the places that they belong to. */
+interface OpenGradient {
+  readonly sum: GradientSum;
+  pairs: (readonly [first: AnyTensor, second: AnyTensor])[];
+}
+
+/** Adds the pairs of a gradient to its sum, in the order in which they came. */
+function addPairs(entry: OpenGradient): void {
+  const { sum, pairs } = entry;
+  entry.pairs = [];
+  for (const [first, second] of pairs) {
+    if (first.dtype === 'int32') sum.addRows(first as tf.Tensor1D, second as tf.Tensor);
+    else sum.add(multiplyFactors(first, second));
+    first.dispose();
+    second.dispose();
   }
 }
 
@@ -79,9 +100,9 @@ class GradientSum {
     this.sum = !sum ? more : sum instanceof RawTensor || more instanceof RawTensor ? widened(sum, more) : grown(sum, more); // prettier-ignore
   }
 
-  /** The sum, owned by the caller; nothing can be added any more. */
-  take(): AnyTensor {
-    return this.sum!;
+  /** The sum, if there is one, owned by the caller; nothing can be added any more. */
+  take(): AnyTensor | undefined {
+    return this.sum;
   }
 }
 

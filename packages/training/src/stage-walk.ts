@@ -13,6 +13,13 @@ interface Pass {
   readonly inputs: (tf.Tensor | undefined)[];
   /** products[i]: the products of stage i's linear layers, where they are kept. */
   readonly products: AnyTensor[][];
+  /** The gradient by the output of the stage in hand. */
+  dy?: tf.Tensor;
+}
+
+/** Frees what a pass still holds; the ids belong to its batch. */
+function disposePass({ inputs, products, dy }: Pass): void {
+  [...inputs.slice(1), ...products.flat(), dy].forEach((x) => x?.dispose());
 }
 
 const disposeOperands = (operands: Operands) => operands.forEach((operand) => operand.dispose());
@@ -85,19 +92,21 @@ export class StageWalk {
   /** Mean cross-entropy over all labels of some batches would divide this sum by `labels`: nats, no gradients. */
   async lossSum(batch: MicroBatch): Promise<{ sum: number; labels: number }> {
     const head = this.model.stages.length - 1;
-    const { inputs } = await this.forward(batch, head, head);
-    const hidden = inputs[head]!;
+    const pass = await this.forward(batch, head, head);
     const stage = this.model.stages[head];
     const operands = await this.operandsOf(stage, [batch]);
-    let sum = 0;
-    for (const { rows, targets, weights } of this.pieces(batch, hidden, 1)) {
-      const loss = await this.functions.loss(stage, operands, rows, targets, weights);
-      sum += (await loss.data())[0];
-      tf.dispose([loss, rows, targets, weights]);
+    try {
+      let sum = 0;
+      for (const { rows, targets, weights } of this.pieces(batch, pass.inputs[head]!, 1)) {
+        const loss = await this.functions.loss(stage, operands, rows, targets, weights);
+        sum += (await loss.data())[0];
+        tf.dispose([loss, rows, targets, weights]);
+      }
+      return { sum, labels: batch.targets.length };
+    } finally {
+      disposeOperands(operands);
+      disposePass(pass);
     }
-    disposeOperands(operands);
-    hidden.dispose();
-    return { sum, labels: batch.targets.length };
   }
 
   /**
@@ -106,6 +115,7 @@ export class StageWalk {
    * @param trained names of the parameters whose gradients are wanted
    * @param how the optimizer that receives them, where it wants them in its own way
    * @returns the loss in nats, before any update
+   * @throws UserError where there is no label, or the loss is not finite
    */
   async gradients(
     batches: readonly MicroBatch[],
@@ -116,58 +126,63 @@ export class StageWalk {
     const { stages } = this.model;
     const lowest = stages.findIndex((stage) => localNames(stage, trained).length > 0);
     if (lowest < 0) throw new Error('internal: no stage has a trained parameter');
-    const labels = batches.reduce((sum, { targets }) => sum + targets.length, 0);
-    const begin = performance.now();
     const passes: Pass[] = [];
-    const keepFrom = this.lowestKept(batches, lowest);
-    for (const batch of batches) passes.push(await this.forward(batch, lowest, keepFrom));
-    const middle = performance.now();
-    const all = passes.flatMap(({ inputs, products }) => [...inputs, ...products.flat()]);
-    const kept = all.reduce((sum, x) => sum + (x ? byteLengthOf(x) : 0), 0);
-    this.activationBytes = Math.max(this.activationBytes, kept);
+    const open = new OpenGradients((name) => how.projection?.(name));
+    try {
+      const begin = performance.now();
+      const keepFrom = this.lowestKept(batches, lowest);
+      for (const batch of batches) passes.push(await this.forward(batch, lowest, keepFrom));
+      const middle = performance.now();
+      const all = passes.flatMap(({ inputs, products }) => [...inputs, ...products.flat()]);
+      const kept = all.reduce((sum, x) => sum + (x ? byteLengthOf(x) : 0), 0);
+      this.activationBytes = Math.max(this.activationBytes, kept);
+      const loss = await this.backward(passes, lowest, trained, receive, how, open);
+      this.timing.forward += (middle - begin) / 1000;
+      this.timing.backward += (performance.now() - middle) / 1000;
+      return loss;
+    } finally {
+      // Nothing is left of a run that came to its end.
+      open.dispose();
+      passes.forEach(disposePass);
+    }
+  }
 
-    let loss = 0;
-    let upper: (tf.Tensor | undefined)[] = []; // each pass's gradient by the output of the stage in hand
-    const projectionOf = (name: string) => how.projection?.(name);
-    const open = new OpenGradients(projectionOf);
+  /** From the head down to the lowest trained stage. Returns the loss. */
+  private async backward(
+    passes: readonly Pass[],
+    lowest: number,
+    trained: ReadonlySet<string>,
+    receive: (gradient: Gradient) => void | Promise<void>,
+    how: GradientsWanted,
+    open: OpenGradients,
+  ): Promise<number> {
+    const { stages } = this.model;
+    const batches = passes.map(({ batch }) => batch);
+    const labels = batches.reduce((sum, { targets }) => sum + targets.length, 0);
+    if (labels === 0) throw new UserError('the batch has no label to predict: leave such examples out of the data');
     const rows = batches.reduce((sum, { ids }) => sum + ids.size, 0);
+    const projectionOf = (name: string) => how.projection?.(name);
+    let loss = 0;
     for (let index = stages.length - 1; index >= lowest; index--) {
       const stage = stages[index];
-      const next: (tf.Tensor | undefined)[] = [];
       const areProjected = trainedLinears(stage, trained).some(({ name }) => projectionOf(name));
       const factored = how.fused || areProjected || smallerAsFactors(stage, trained, rows);
       const isHead = index === stages.length - 1;
       const operands = await this.operandsOf(stage, batches);
-      for (const [i, pass] of passes.entries()) {
-        const x = pass.inputs[index]!;
-        if (isHead) {
-          const result = await this.headGradients(
-            stage,
-            pass.batch,
-            x,
-            operands,
-            labels,
-            trained,
-            index > lowest,
-            open,
-          );
-          loss += result.loss;
-          next.push(result.dx);
-        } else {
-          next.push(
-            await this.stageGradients(index, pass, upper[i]!, operands, trained, index > lowest, open, factored),
-          );
+      try {
+        for (const pass of passes) {
+          const own = [stage, pass, operands, trained, index > lowest, open] as const;
+          if (isHead) loss += await this.headGradients(...own, labels);
+          else await this.stageGradients(...own, index, factored);
+          if (index > 0) pass.inputs[index]!.dispose();
+          pass.products[index]?.forEach((product) => product.dispose());
         }
-        if (index > 0) x.dispose();
-        pass.products[index]?.forEach((product) => product.dispose());
+      } finally {
+        disposeOperands(operands);
       }
-      disposeOperands(operands);
-      upper = next;
       if (!Number.isFinite(loss)) throw new UserError(notFinite(loss));
       for (const gradient of open.take(namesBelow(stages, index))) await receive(gradient);
     }
-    this.timing.forward += (middle - begin) / 1000;
-    this.timing.backward += (performance.now() - middle) / 1000;
     return loss;
   }
 
@@ -201,46 +216,36 @@ export class StageWalk {
   }
 
   private async stageGradients(
-    index: number,
-    { batch, inputs, products }: Pass,
-    dy: tf.Tensor,
+    stage: Stage,
+    pass: Pass,
     operands: Operands,
     trained: ReadonlySet<string>,
     inputGradient: boolean,
     open: OpenGradients,
+    index: number,
     factored: boolean,
-  ): Promise<tf.Tensor | undefined> {
-    const stage = this.model.stages[index];
+  ): Promise<void> {
     const names = localNames(stage, trained);
-    const { dx, gradients } = await this.functions.backward(
-      ...([
-        stage,
-        inputs[index]!,
-        dy,
-        batch.context,
-        operands,
-        names,
-        inputGradient,
-        products[index],
-        factored,
-      ] as const),
-    );
-    dy.dispose();
+    const { batch, inputs, products, dy } = pass;
+    const run = [stage, inputs[index]!, dy!, batch.context, operands] as const;
+    const { dx, gradients } = await this.functions.backward(...run, names, inputGradient, products[index], factored);
+    dy!.dispose();
+    pass.dy = dx;
     names.forEach((name, i) => open.add(stage.parameters.get(name)!, gradients[i]));
-    return dx;
   }
 
-  /** The head's loss and gradients over the predicting rows only, a piece at a time. */
+  /** The head's loss and gradients over the predicting rows only, a piece at a time. Returns the loss. */
   private async headGradients(
     stage: Stage,
-    batch: MicroBatch,
-    hidden: tf.Tensor,
+    pass: Pass,
     operands: Operands,
-    labels: number,
     trained: ReadonlySet<string>,
     inputGradient: boolean,
     open: OpenGradients,
-  ): Promise<{ loss: number; dx: tf.Tensor | undefined }> {
+    labels: number,
+  ): Promise<number> {
+    const { batch, inputs } = pass;
+    const hidden = inputs.at(-1)!;
     const names = localNames(stage, trained);
     // Pieces in float32 are summed; as factors they are one product, in the end.
     const factored = smallerAsFactors(stage, trained, batch.rows.length);
@@ -248,9 +253,8 @@ export class StageWalk {
     const dRows: tf.Tensor[] = [];
     let loss = 0;
     for (const { rows, targets, weights } of this.pieces(batch, hidden, 1 / labels)) {
-      const result = await this.functions.lossAndGradients(
-        ...([stage, operands, rows, targets, weights, names, inputGradient, factored] as const),
-      );
+      const given = [rows, targets, weights] as const;
+      const result = await this.functions.lossAndGradients(stage, operands, ...given, names, inputGradient, factored);
       loss += (await result.loss.data())[0];
       names.forEach((local, i) => {
         const parameter = stage.parameters.get(local)!;
@@ -259,10 +263,11 @@ export class StageWalk {
         else open.add(parameter, [first]);
       });
       if (result.dRows) dRows.push(result.dRows);
-      tf.dispose([rows, targets, weights, result.loss]);
+      tf.dispose([...given, result.loss]);
     }
     for (const [parameter, pieces] of factors) open.add(parameter, [concatRows(pieces.map(([dy]) => dy)), concatRows(pieces.map(([, x]) => x))]); // prettier-ignore
-    return { loss, dx: inputGradient ? scatterRows(dRows, batch.rows, hidden) : undefined };
+    if (inputGradient) pass.dy = scatterRows(dRows, batch.rows, hidden);
+    return loss;
   }
 
   /**

@@ -158,6 +158,32 @@ describe('train', () => {
     model.dispose();
   });
 
+  it.each([0, 1])(
+    'frees all that a step holds which ends in a loss that is not finite, max_grad_norm %d',
+    async (maxGradNorm) => {
+      const before = liveTensors();
+      const model = tinyModel();
+      const optimizer = sgd({ learningRate: 1e30 })([...model.parameters.values()]);
+      const options = trainOptions({ learningRate: 1e30, maxGradNorm, gradientAccumulationSteps: 2 });
+      const training = train({ model, optimizer, batches: tinyBatches(tinyExamples(16)), options });
+      await expect(training).rejects.toThrow(/^the (loss|norm of the gradients) became/);
+      optimizer.dispose();
+      model.dispose();
+      expect(liveTensors()).toBe(before);
+    },
+  );
+
+  it('refuses data without labels: batches before an update, validation without blaming the model', async () => {
+    const model = tinyModel();
+    const optimizer = sgd()([...model.parameters.values()]);
+    const examples = tinyExamples(4).map(({ inputIds }) => ({ inputIds, labels: inputIds.map(() => -100) }));
+    const training = train({ model, optimizer, batches: tinyBatches(examples), options: trainOptions() });
+    await expect(training).rejects.toThrow('the batch has no label to predict');
+    await expect(evaluateLoss(model, tinyBatches(examples))).rejects.toThrow('the validation data has no label');
+    optimizer.dispose();
+    model.dispose();
+  });
+
   it('says that a model is damaged whose loss is not a number before any step', async () => {
     const model = tinyModel();
     const { shape } = model.parameters.get('model.norm.weight')!;

@@ -94,7 +94,7 @@ export interface TrainResult {
   readonly timing: { forward: number; backward: number; update: number; evaluation: number; compile: number };
   /** Variants of compiled functions alive at the end. */
   readonly compiledVariants: number;
-  /** The most bytes that gradients took together. */
+  /** The most bytes that gradients took together once they were complete: the largest one, or, where they wait for their norm, all. */
   readonly gradientBytes: number;
   /** The most bytes that float32 masters, and optimizer states, took: before endStep() drops those of a finished block. */
   readonly masterBytes: number;
@@ -277,13 +277,18 @@ type Backward = (receive: (gradient: Gradient) => void) => Promise<number>;
 async function measure(backward: Backward, keep: boolean, projectionOf: (name: string) => Projection | undefined) {
   const kept: Gradient[] = [];
   let squares = 0;
-  const loss = await backward(([name, gradient]) => {
-    squares += sumOfSquares(gradient);
-    const projection = projectionOf(name);
-    if (keep) kept.push([name, projection?.of(gradient) ?? gradient]);
-    if (!keep || projection) gradient.dispose();
-  });
-  return { loss, norm: Math.sqrt(squares), kept };
+  try {
+    const loss = await backward(([name, gradient]) => {
+      squares += sumOfSquares(gradient);
+      const projection = projectionOf(name);
+      if (keep) kept.push([name, projection?.of(gradient) ?? gradient]);
+      if (!keep || projection) gradient.dispose();
+    });
+    return { loss, norm: Math.sqrt(squares), kept };
+  } catch (error) {
+    kept.forEach(([, gradient]) => gradient.dispose());
+    throw error;
+  }
 }
 
 /** A gradient as float16 holds it; consumes it. */
@@ -322,6 +327,7 @@ async function meanLoss(walk: StageWalk, model: StagedModel, source: BatchSource
     total += sum;
     count += labels;
   }
+  if (count === 0) throw new UserError('the validation data has no label to predict: give it examples with answers');
   const loss = total / count;
   if (!Number.isFinite(loss))
     throw new UserError(
