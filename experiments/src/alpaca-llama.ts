@@ -4,9 +4,10 @@
  *   npx nx run experiments:alpaca-llama                 the embedded model and data, offline
  *   npx nx run experiments:alpaca-llama -- --help       every option
  *
- * Exit codes: 0 done, 2 a mistake in options or files, 130 interrupted (a checkpoint was written), 1 anything else.
+ * Exit codes: 0 done, 2 a mistake in options or files, 130 interrupted (with a checkpoint, or before training), 1 anything else.
  */
 import process from 'node:process';
 import { runCommand } from './run-command.ts';
 
-process.exitCode = await runCommand(process.argv.slice(2));
+// Not by exitCode: what was interrupted, a download, may still be under way.
+process.exit(await runCommand(process.argv.slice(2)));

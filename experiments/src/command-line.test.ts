@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { helpText, launchFolder, parseCommandLine, typedCommand } from './command-line.ts';
+import { storageOf } from './open-model.ts';
 import { optionTable, typedName } from './options.ts';
 import type { OptionName, Options } from './options.ts';
 
@@ -175,6 +176,21 @@ describe('values', () => {
     expect(dataset('../x')).toBe(join(folder, '..', 'x'));
     expect(dataset('/abs/x')).toBe('/abs/x');
     expect(dataset('data.json')).toBe(join(folder, 'data.json'));
+    expect(dataset('data/mistyped.json')).toBe(join(folder, 'data/mistyped.json'));
+    expect(dataset('datasets/org/name')).toBe('datasets/org/name');
+    expect(dataset('~/data.json')).toBe('~/data.json');
+    const model = (word: string) => run(`--model_name_or_path ${word}`).options.modelNameOrPath;
+    expect(model('org/Llama-3.2-1B')).toBe('org/Llama-3.2-1B');
+    expect(model('datasets/org/name')).toBe(join(folder, 'datasets/org/name'));
+  });
+
+  it('keep each name and resolve each path of a list of datasets', () => {
+    expect(run(['--dataset', 'a.json,./b.json, alpaca_gpt4_en,org/set']).options.dataset).toBe(
+      `${join(folder, 'a.json')},${join(folder, 'b.json')},alpaca_gpt4_en,org/set`,
+    );
+    expect(problems('--dataset a.json,,b.json')).toEqual([
+      '--dataset: found "a.json,,b.json", expected a path or a name',
+    ]);
   });
 });
 
@@ -213,6 +229,14 @@ describe('problems', () => {
         '--quantization_bit 4 needs --finetuning_type lora or qlora: weights that train themselves cannot be kept in 4 bits',
       ],
       ['--use_adam_mini --optim sgd', '--use_adam_mini and --optim name different optimizers; leave one out'],
+      [
+        '--use_galore --use_adam_mini',
+        '--use_adam_mini needs a method that takes --optim, not sparse, lomo, adalomo or galore; leave it out',
+      ],
+      ...['block', 'lora', 'qlora'].map((type): [string, string] => [
+        `--finetuning_type ${type} --use_badam --badam_mode ratio`,
+        '--badam_mode ratio needs --finetuning_type full: the others train layer by layer; leave it out',
+      ]),
       [
         '--pure_bf16 --no_bf16 --finetuning_type full',
         '--pure_bf16 keeps weights in bfloat16 alone, and --bf16 is false; leave one out',
@@ -304,11 +328,39 @@ describe('warnings', () => {
       ['--momentum 0.9', '--momentum: without effect unless --optim is sgd'],
       ['--badam_mode ratio', '--badam_mode: without effect without --use_badam'],
       [
+        '--finetuning_type sparse --use_badam --badam_mode layer',
+        '--badam_mode: without effect with --finetuning_type sparse, which is its ratio',
+      ],
+      [
+        '--finetuning_type qlora --lora_only false --use_badam',
+        '--lora_only: without effect with --finetuning_type qlora',
+      ],
+      ['--double_quantization false', '--double_quantization: without effect with --finetuning_type block'],
+      [
+        '--finetuning_type lomo --optim sgd --momentum 0.9',
+        '--optim, --momentum: without effect with --finetuning_type lomo',
+      ],
+      [
         '--finetuning_type sparse --weight_decay 0.1',
         '--weight_decay: without effect with --finetuning_type sparse, which has none',
       ],
     ];
     for (const [words, warning] of cases) expect(run(words).warnings, words).toEqual([warning]);
+  });
+
+  it('are true: what is without effect with the method is as if it were not given', () => {
+    const words = '--fp16 --lora_only false --galore_rank 4 --finetuning_type';
+    const given = { fp16: true, loraOnly: false, galoreRank: 4 };
+    expect(run(`${words} qlora`).options).toMatchObject({ fp16: false, loraOnly: true, galoreRank: 16 });
+    expect(storageOf(run(`${words} block`).options)).toBe('bfloat16');
+    expect(run(`${words} lomo`).options).toMatchObject({ ...given, loraOnly: true, galoreRank: 16 });
+    expect(problems('--fp16 --compute_dtype bfloat16')).toEqual([]);
+  });
+
+  it('do not include flags that are off anyway, nor what does have an effect', () => {
+    expect(run('--fp16 false --use_rslora false').warnings).toEqual([]);
+    // It decides the token that ends a text.
+    expect(run('--stage pt --template llama3').warnings).toEqual([]);
   });
 });
 
@@ -322,6 +374,24 @@ describe("LLaMA-Factory's commands", () => {
       '--finetuning_type full --use_badam --badam_mode ratio --badam_update_ratio 0.05 --badam_mask_mode scatter',
       { finetuningType: 'sparse', updateRatio: 0.05, maskMode: 'scatter' },
     ],
+    [
+      '--finetuning_type full --use_badam',
+      { finetuningType: 'block', switchMode: 'ascending', switchBlockEvery: 50, startBlock: null },
+    ],
+    ['--finetuning_type lora --use_badam', { switchMode: 'ascending', switchBlockEvery: 50 }],
+    [
+      '--finetuning_type full --use_badam --badam_mode ratio --model org/model',
+      { finetuningType: 'sparse', updateRatio: 0.05, maskMode: 'adjacent', switchBlockEvery: 'auto' },
+    ],
+    [
+      '--finetuning_type full --use_badam --badam_switch_interval -1',
+      { finetuningType: 'block', switchMode: 'fixed', switchBlockEvery: 'auto' },
+    ],
+    [
+      '--finetuning_type full --use_galore',
+      { galoreTarget: ['all'], galoreRank: 16, galoreUpdateInterval: 200, galoreScale: 2, galoreProjType: 'std' },
+    ],
+    ['--finetuning_type block', { switchMode: 'random', updateRatio: 0.1 }],
     ['--finetuning_type full --use_galore --galore_rank 128', { finetuningType: 'galore', galoreRank: 128 }],
     ['--finetuning_type lora --quantization_bit 4', { finetuningType: 'qlora', optim: 'adamw_8bit' }],
     [

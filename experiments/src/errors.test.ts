@@ -134,9 +134,9 @@ describe('a model that cannot be used', () => {
       ...brokenModel('bad-tokenizer', (folder) => writeFileSync(join(folder, 'tokenizer.json'), '{')),
     ));
 
-  it('whose vocabulary is not that of its config.json', () =>
+  it('whose vocabulary lacks a token of the data', () =>
     expectRefused(
-      /vocab/,
+      /small-vocabulary: the tokenizer makes token \d{3,} \(".+"\) of the data, and the model has 100 \(vocab_size in config\.json\)/,
       ...brokenModel(
         'small-vocabulary',
         editConfig((config) => (config.vocab_size = 100)),
@@ -183,7 +183,7 @@ describe('data that cannot be used', () => {
     expectRefused(/val_size: 40 holds out 40 of 40 examples/, '--val_size', '40'));
   it('for another stage', () => expectRefused(/holds conversations; stage pt needs/, '--stage', 'pt'));
   it('that the cutoff leaves nothing of', () =>
-    expectRefused(/none of 2000 records has a token to learn within cutoff_len 2/, '--cutoff_len', '2'));
+    expectRefused(/none of 40 records has a token to learn within cutoff_len 2/, '--cutoff_len', '2'));
 });
 
 describe('options that cannot be followed', () => {
@@ -234,6 +234,55 @@ describe('an output folder that cannot be used', () => {
     expect(code).toBe(2);
   });
 
+  it('in which what the run reads would be deleted: the model, a dataset', async () => {
+    const model = join(earlier, 'model');
+    await expectRefused(
+      /--output_dir .*earlier: .* is deleted first, with .*earlier\/model, which this run reads: give another folder/,
+      ...['--model_name_or_path', model, '--template', 'alpaca'],
+    );
+    const data = scratch('own-data', 'tensorboard/data.json');
+    cpSync(embedded.dataset, data, { recursive: true });
+    await expectRefused(
+      /deleted first, with .*tensorboard\/data\.json/,
+      ...['--dataset', data, '--output_dir', scratch('own-data')],
+    );
+    expect(existsSync(data)).toBe(true);
+  });
+
+  it('with a finished run that resuming does not go on from', async () => {
+    const bare = scratch('bare');
+    expect((await command(...small, '--output_dir', bare)).code).toBe(0);
+    const before = fingerprint(bare);
+    for (const from of ['latest', checkpoint]) {
+      const { code, stderr } = await command(...small, '--output_dir', bare, '--resume_from_checkpoint', from);
+      expect(stderr).toMatch(
+        /^error: --output_dir .*bare holds a run that this one does not go on with \(model, run\.json\): give another folder, or --overwrite_output_dir in place of --resume/,
+      );
+      expect(code).toBe(2);
+      expect(fingerprint(bare)).toEqual(before);
+    }
+  });
+
+  it('with checkpoints of a run that was killed, where resuming goes on from another', async () => {
+    const killed = scratch('killed', 'checkpoint-3');
+    cpSync(checkpoint, killed, { recursive: true });
+    const { code, stderr } = await command(
+      ...[...small, '--output_dir', join(killed, '..'), '--resume_from_checkpoint', checkpoint],
+    );
+    expect(stderr).toMatch(/killed holds a run that this one does not go on with \(checkpoint-3\)/);
+    expect(code).toBe(2);
+  });
+
+  it.each([
+    ['is a file', ''],
+    ['lies below a file', 'merged'],
+  ])('for the export: it %s', (_, below) =>
+    expectRefused(
+      /^error: --export_dir .*run\.json.*: .*run\.json is a file; give a folder that can be written/,
+      ...['--finetuning_type', 'lora', '--export_dir', join(earlier, 'run.json', below)],
+    ),
+  );
+
   it('in use by a live process, whether overwriting or going on', async () => {
     const folder = scratch('busy');
     const { child, ended } = startCommand(
@@ -283,6 +332,13 @@ describe('a checkpoint that cannot be gone on from', () => {
       /continues another run:\n.*switch_mode was "random", now "ascending"\n.*per_device_train_batch_size was 2, now 4\n.*seed was 42, now 7\n.*learning_rate was 0\.002, now 0\.001/s,
       checkpoint,
       ...words('--seed 7 --learning_rate 1e-3 --switch_mode ascending --per_device_train_batch_size 4'),
+    ));
+  it('made by another method, in words about the method', () =>
+    resume(
+      /continues another run:\n.*finetuning_type was "block", now "lora"/s,
+      checkpoint,
+      '--finetuning_type',
+      'lora',
     ));
   it('made with other data', () =>
     resume(/dataset_sha256 was .*train_examples was 32, now 31/s, checkpoint, '--max_samples', '39'));

@@ -1,4 +1,4 @@
-import { resolveModelPath, type Example } from '@blockwise/loaders';
+import { resolveModelPath, type BatchSource, type Example } from '@blockwise/loaders';
 import { parameterCount } from '@blockwise/model-zoo';
 import { writeReport, writeRunRecord, type RunRecord } from '@blockwise/reporting';
 import { hasBfloat16Products, initTensorFlow, MemoryMeter, readMemory, resetPeakMemory } from '@blockwise/tensorflow';
@@ -6,6 +6,7 @@ import {
   evaluateLoss,
   isCheckpoint,
   latestCheckpoint,
+  checkCheckpoint,
   loadCheckpoint,
   saveCheckpoint,
   stepsPerEpoch,
@@ -17,6 +18,7 @@ import {
   type TrainResult,
   type TrainState,
 } from '@blockwise/training';
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { createAnswerer, type Answerer } from './answer.ts';
@@ -26,9 +28,9 @@ import { openJsonLog } from './json-log.ts';
 import { methods } from './methods.ts';
 import { storageOf, type TrainedModel } from './open-model.ts';
 import { typedName, type OptionName, type Options } from './options.ts';
-import { claimOutputFolder, type OutputFolder } from './output-folder.ts';
+import { checkExportFolder, claimOutputFolder, isIn, type OutputFolder } from './output-folder.ts';
 import { planRun, stepOptions } from './plan-run.ts';
-import { prepareData, promptOf, type PreparedData } from './prepare-data.ts';
+import { hubOptions, prepareData, promptOf, type PreparedData } from './prepare-data.ts';
 import { createProgress, type Progress } from './progress.ts';
 import { finishedRecord, openRecord, stepEntry, validationEntry } from './record.ts';
 import { openTensorBoard } from './tensorboard.ts';
@@ -36,7 +38,10 @@ import { UserError } from './user-error.ts';
 
 /** What a caller may watch and steer. */
 export interface FineTuneControl {
-  /** Stops after the step in hand, with a checkpoint. */
+  /**
+   * Stops the run. Before training begins fineTune() throws the signal's reason, with the output folder as it was (a download may go on);
+   * in training it stops after the step in hand, with a checkpoint; after it, only sample answers are left out.
+   */
   signal?: AbortSignal;
   /** Where lines and the progress bar go; default standard output. */
   stream?: NodeJS.WriteStream;
@@ -53,7 +58,7 @@ const sampleCount = 3;
 const sampleTokens = 64;
 
 /**
- * The whole recipe: data, model, optimizer, plan, samples, training, samples, model, report. Until training begins nothing in the output
+ * The whole recipe: data, model, optimizer, plan, samples, training, model, samples, report. Until training begins nothing in the output
  * folder changes, so that a mistake costs no earlier result.
  * @throws UserError for anything that the user can repair; where training had begun, the folder keeps its last checkpoint and a record of
  * the failure
@@ -64,11 +69,13 @@ export async function fineTune(
   control: FineTuneControl = {},
 ): Promise<FineTuneResult> {
   const outputDir = chooseOutputFolder(options);
+  const checkpoint = chooseCheckpoint(options, outputDir);
+  if (options.exportDir !== null) checkExportFolder(options.exportDir);
   const resume = options.resumeFromCheckpoint !== null;
-  const folder = claimOutputFolder(outputDir, { overwrite: options.overwriteOutputDir, resume });
+  const folder = claimOutputFolder(outputDir, { overwrite: options.overwriteOutputDir, resume, checkpoint });
   const ongoing = new OngoingRecord(join(outputDir, 'run.json'), openRecord(options, command), folder);
   try {
-    const result = await run(options, outputDir, ongoing, control);
+    const result = await run(options, outputDir, checkpoint, ongoing, control);
     writeReport(outputDir, result.record, { plotLoss: options.plotLoss });
     ongoing.end(result.record);
     return { outputDir, ...result };
@@ -87,7 +94,7 @@ class OngoingRecord {
   constructor(
     private readonly path: string,
     readonly record: RunRecord,
-    private readonly folder: OutputFolder,
+    readonly folder: OutputFolder,
   ) {}
 
   /** Training is about to begin: what an earlier run left goes, and run.json says that this one runs. */
@@ -119,16 +126,18 @@ function chooseOutputFolder({ outputDir, resumeFromCheckpoint: from }: Options):
   if (outputDir !== null) return outputDir;
   if (from === 'latest')
     throw new UserError('--resume_from_checkpoint latest needs --output_dir: the folder of the run that goes on');
-  if (from !== null) {
-    needCheckpoint(from);
-    return dirname(from);
-  }
+  if (from !== null) return dirname(from);
   const stamp = new Date().toISOString().slice(0, 19).replaceAll(':', '-');
   return join(repository, 'results/alpaca-llama', stamp);
 }
 
-async function run(options: Options, outputDir: string, ongoing: OngoingRecord, control: FineTuneControl) {
-  const stream = control.stream ?? process.stdout;
+async function run(
+  options: Options,
+  outputDir: string,
+  checkpoint: string | undefined,
+  ongoing: OngoingRecord,
+  { stream = process.stdout, signal }: FineTuneControl,
+) {
   const note = (line: string) => void stream.write(`${line}\n`);
   const begin = performance.now();
 
@@ -136,13 +145,22 @@ async function run(options: Options, outputDir: string, ongoing: OngoingRecord, 
   const modelFolder =
     options.modelNameOrPath === 'embedded'
       ? embedded.model
-      : await resolveModelPath(options.modelNameOrPath, hubOptions(options));
-  const data = await prepareData(options, modelFolder, note);
-  const checkpoint = chooseCheckpoint(options, outputDir, note);
+      : await unlessStopped(resolveModelPath(options.modelNameOrPath, hubOptions(options)), signal);
+  const data = await unlessStopped(prepareData(options, modelFolder, note), signal);
+  ongoing.folder.spare([modelFolder, ...data.files, ...(checkpoint ? [checkpoint] : [])]);
+  if (options.resumeFromCheckpoint === 'latest')
+    note(checkpoint ? `going on from ${checkpoint}` : `no checkpoint in ${outputDir} yet: starting from the beginning`);
+  const settings = trainOptions(options, data);
+  if (checkpoint) checkCheckpoint(checkpoint, settingsOf(options, data, settings));
   await initTensorFlow({ device: options.device });
   const baseBytes = readMemory().resident;
 
   const method = methods[options.finetuningType];
+  const prompts = choosePrompts(data);
+  // The model as it was before training is gone before the checkpoint's is opened: memory is planned for one.
+  const original = checkpoint
+    ? await answerAndDispose(method.open(options, modelFolder), data, prompts, signal)
+    : undefined;
   const opened = method.open(options, modelFolder, checkpoint);
   opened.warnings.forEach((warning) => note(`warning: ${warning}`));
   if (options.computeDtype === 'bfloat16' && !hasBfloat16Products(options.device === 'gpu' ? 'gpu' : 'cpu'))
@@ -150,41 +168,42 @@ async function run(options: Options, outputDir: string, ongoing: OngoingRecord, 
       'warning: --compute_dtype bfloat16: this CPU has no instructions for it (AVX512_BF16, AMX); float32 is many times faster here',
     );
   const chosen = method.optimizer(options, opened, data.train.length);
-  const settings = trainOptions(options, data);
   const length = Math.max(...data.batches.lengths);
   const planned = await planRun({ options, folder: modelFolder, checkpoint, length, baseBytes });
-  const fingerprint = fingerprintOf(options, data, chosen, settings);
+  const switching = { switch_block_every: chosen.switchBlockEvery ?? null };
+  const fingerprint = { ...settingsOf(options, data, settings), ...switching };
   const state = checkpoint ? loadCheckpoint(checkpoint, fingerprint) : undefined;
   note(describeRun(options, opened, chosen, data, settings, planned));
 
   const answers = createAnswerer(opened.model, data);
-  const samples = await answerBefore(answers, data, options, checkpoint ? modelFolder : undefined);
-  ongoing.begin(state);
+  const before = original ?? (await answerInTurn(answers, prompts, signal));
   resetPeakMemory();
   const meter = new MemoryMeter();
-  const result = options.doTrain
-    ? await trainWithLogs({
-        options,
-        outputDir,
-        opened,
-        chosen,
-        data,
-        settings,
-        fingerprint,
-        state,
-        stream,
-        signal: control.signal,
-        ongoing,
-      })
-    : await evaluateOnly(opened, data);
+  const evaluated = options.doTrain ? undefined : await evaluateOnly(opened, chosen, data, state, signal);
+  signal?.throwIfAborted();
+  ongoing.begin(state);
+  const result =
+    evaluated ??
+    (await trainWithLogs({
+      options,
+      outputDir,
+      opened,
+      chosen,
+      data,
+      settings,
+      fingerprint,
+      state,
+      stream,
+      signal,
+      ongoing,
+    }));
   const peaks = meter.stop();
 
-  const prompts = samples.map(({ ids }) => ids);
-  const after = result.interrupted ? [] : await answers(prompts, sampleTokens);
-  if (options.doTrain && !result.interrupted) {
-    await opened.save(join(outputDir, 'model'));
-    if (options.exportDir !== null) await opened.export?.(options.exportDir);
-  }
+  const trained = options.doTrain && !result.interrupted;
+  if (trained) await opened.save(join(outputDir, 'model'));
+  const after = result.interrupted ? [] : await answerInTurn(answers, prompts, signal);
+  // Last: it uses the model up.
+  if (trained && options.exportDir !== null) await opened.export?.(options.exportDir);
   const seconds = (performance.now() - begin) / 1000;
   const finished = finishedRecord(ongoing.record, {
     opened,
@@ -193,7 +212,11 @@ async function run(options: Options, outputDir: string, ongoing: OngoingRecord, 
     result,
     planned,
     peaks,
-    samples: samples.map(({ prompt, before }, i) => ({ prompt, before, after: after[i] ?? null })),
+    samples: prompts.map((ids, i) => ({
+      prompt: data.tokenizer.decode(ids, { skipSpecialTokens: true }),
+      before: before[i],
+      after: after[i] ?? null,
+    })),
     seconds,
   });
   showEnd(note, finished, outputDir);
@@ -202,22 +225,26 @@ async function run(options: Options, outputDir: string, ongoing: OngoingRecord, 
   return { record: finished, interrupted: result.interrupted };
 }
 
-const hubOptions = ({ cacheDir }: Options) => (cacheDir ? { cacheDir: join(cacheDir, 'hub') } : {});
+/** What the work gives, unless the signal comes first: then its reason is thrown, and nobody waits for the work. */
+async function unlessStopped<T>(work: Promise<T>, signal?: AbortSignal): Promise<T> {
+  if (!signal) return work;
+  const stopped = signal.aborted ? Promise.resolve() : once(signal, 'abort');
+  return Promise.race([stopped.then(() => Promise.reject(signal.reason as Error)), work]);
+}
 
-/** The checkpoint to go on from: the one named, or the newest of the run's folder. */
-function chooseCheckpoint(
-  { resumeFromCheckpoint: from }: Options,
-  outputDir: string,
-  note: (line: string) => void,
-): string | undefined {
+/**
+ * The checkpoint to go on from: the one named, or the newest of the run's folder.
+ * @throws UserError where the one named is none, or would be evaluated in the place of its own run's record
+ */
+function chooseCheckpoint({ resumeFromCheckpoint: from, doTrain }: Options, outputDir: string): string | undefined {
   if (from === null) return undefined;
-  if (from !== 'latest') {
-    needCheckpoint(from);
-    return from;
-  }
-  const newest = latestCheckpoint(outputDir);
-  note(newest ? `going on from ${newest}` : `no checkpoint in ${outputDir} yet: starting from the beginning`);
-  return newest;
+  if (from !== 'latest') needCheckpoint(from);
+  const chosen = from === 'latest' ? latestCheckpoint(outputDir) : from;
+  if (chosen && !doTrain && isIn(chosen, outputDir))
+    throw new UserError(
+      `--do_train false would overwrite the record of the run in ${outputDir}: give --resume_from_checkpoint ${chosen} and another --output_dir`,
+    );
+  return chosen;
 }
 
 /** Before anything is written near it. */
@@ -264,13 +291,11 @@ const indifferent: OptionName[] = [
   ...(['reportTo', 'plotLoss', 'device', 'streamed'] as const),
 ];
 
-/** What a run must share with the one that it goes on from, for the result to be that of an uninterrupted one; names as they are typed. */
-function fingerprintOf(
-  options: Options,
-  data: PreparedData,
-  chosen: ChosenOptimizer,
-  settings: TrainOptions,
-): Fingerprint {
+/**
+ * What a run must share with the one that it goes on from, for the result to be that of an uninterrupted one; names as they are typed. (And
+ * the interval of a block optimizer, as it was worked out.)
+ */
+function settingsOf(options: Options, data: PreparedData, settings: TrainOptions): Fingerprint {
   const decisive = (Object.keys(options) as OptionName[]).filter((name) => !indifferent.includes(name));
   const steps = Object.entries(settings).filter(([name]) => name !== 'saveSteps' && name !== 'keptBytes');
   const named = { ...Object.fromEntries(decisive.map((name) => [name, options[name]])), ...Object.fromEntries(steps) };
@@ -278,35 +303,35 @@ function fingerprintOf(
     dataset_sha256: data.sha256,
     train_examples: data.train.length,
     ...Object.fromEntries(Object.entries(named).map(([name, value]) => [typedName(name as OptionName), value])),
-    switch_block_every: chosen.switchBlockEvery ?? null,
     // An adapter's checkpoint does not hold the weights that it adapts.
     ...(/^q?lora$/.test(options.finetuningType) ? { model_name_or_path: options.modelNameOrPath } : {}),
   };
 }
 
-interface Sample {
-  ids: number[];
-  prompt: string;
-  before: string;
+/** What the model is asked before and after. */
+function choosePrompts({ train, validation }: PreparedData): number[][] {
+  const source: Example[] = validation.length > 0 ? validation : train;
+  return source.slice(0, sampleCount).map(promptOf);
 }
 
-/** Answers of the model as it was before training (in a resumed run: of the `original` weights). */
-async function answerBefore(
-  answers: Answerer,
+/** Answers the prompts one after the other, until the signal comes. */
+async function answerInTurn(answers: Answerer, prompts: readonly number[][], signal?: AbortSignal): Promise<string[]> {
+  const given: string[] = [];
+  for (const prompt of prompts) if (!signal?.aborted) given.push(...(await answers([prompt], sampleTokens)));
+  return given;
+}
+
+/** Answers of a model that is wanted for nothing else. */
+async function answerAndDispose(
+  { model }: TrainedModel,
   data: PreparedData,
-  options: Options,
-  original?: string,
-): Promise<Sample[]> {
-  const source: Example[] = data.validation.length > 0 ? data.validation : data.train;
-  const prompts = source.slice(0, sampleCount).map(promptOf);
-  const untrained = original ? methods[options.finetuningType].open(options, original) : undefined;
-  const before = await (untrained ? createAnswerer(untrained.model, data) : answers)(prompts, sampleTokens);
-  untrained?.model.dispose();
-  return prompts.map((ids, i) => ({
-    ids,
-    prompt: data.tokenizer.decode(ids, { skipSpecialTokens: true }),
-    before: before[i],
-  }));
+  prompts: readonly number[][],
+  signal?: AbortSignal,
+): Promise<string[]> {
+  const given = await answerInTurn(createAnswerer(model, data), prompts, signal);
+  model.dispose();
+  signal?.throwIfAborted();
+  return given;
 }
 
 interface TrainingParts {
@@ -388,14 +413,26 @@ function showStep(
   });
 }
 
-/** --do_train false: the validation loss of the model as it is. */
-async function evaluateOnly({ model }: TrainedModel, data: PreparedData): Promise<TrainResult> {
+/**
+ * --do_train false: the validation loss of the model as it is, behind what a checkpoint's run had measured.
+ * @throws the signal's reason, where it comes in the meantime
+ */
+async function evaluateOnly(
+  { model }: TrainedModel,
+  { optimizer }: ChosenOptimizer,
+  data: PreparedData,
+  state?: TrainState,
+  signal?: AbortSignal,
+): Promise<TrainResult> {
   const begin = performance.now();
-  const loss = await evaluateLoss(model, data.validationBatches ?? data.batches);
+  // The active parameters' masters say more than the weights at rest.
+  if (state) optimizer.restore(state.optimizer);
+  const { steps, validation, step } = state ?? { steps: [], validation: [], step: 0 };
+  const loss = await evaluateLoss(model, stoppable(data.validationBatches ?? data.batches, signal));
   const timing = { forward: 0, backward: 0, update: 0, compile: 0, evaluation: (performance.now() - begin) / 1000 };
   return {
-    steps: [],
-    validation: [{ step: 0, loss }],
+    steps,
+    validation: [...validation.filter((earlier) => earlier.step !== step), { step, loss }],
     timing,
     compiledVariants: 0,
     gradientBytes: 0,
@@ -403,6 +440,19 @@ async function evaluateOnly({ model }: TrainedModel, data: PreparedData): Promis
     stateBytes: 0,
     activationBytes: 0,
     interrupted: false,
+  };
+}
+
+/** The same batches, until the signal comes. */
+function stoppable(source: BatchSource, signal?: AbortSignal): BatchSource {
+  return {
+    ...source,
+    *epochBatches(epoch) {
+      for (const batch of source.epochBatches(epoch)) {
+        signal?.throwIfAborted();
+        yield batch;
+      }
+    },
   };
 }
 

@@ -1,4 +1,4 @@
-import { llama_1_1b, parameterCount } from '@blockwise/model-zoo';
+import { llama_110m, llama_1_1b, parameterCount } from '@blockwise/model-zoo';
 import { spawnSync } from 'node:child_process';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
@@ -27,6 +27,16 @@ describe('experiments:memory', () => {
     expect(mapped.anonymous).toBeLessThan(atRest);
     expect(copied.anonymous).toBeGreaterThan(atRest);
     expect(copied.fileBacked).toBeLessThan(atRest);
+  });
+
+  it('plans a streamed run as streamed: no layer stays in memory', () => {
+    const planOf = (...more: string[]) => {
+      const { stdout } = run('--model', 'llama-110m', '--per_device_train_batch_size', '1', '--cutoff_len', '64', ...more); // prettier-ignore
+      return JSON.parse(stdout.trimEnd().split('\n').at(-1)!) as Record<string, number>;
+    };
+    const layers = parameterCount(llama_110m).stages.filter(({ name }) => name.includes('.layers.'));
+    const atRest = 2 * layers.reduce((sum, { parameters }) => sum + parameters, 0);
+    expect(planOf('--no-streamed').anonymous - planOf('--streamed').anonymous).toBeGreaterThan(atRest);
   });
 
   it.each([

@@ -27,7 +27,7 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { parseCommandLine } from './command-line.ts';
 import { embedded } from './embedded.ts';
-import { flag } from './option-kinds.ts';
+import { storageOf } from './open-model.ts';
 import type { Options } from './options.ts';
 import { planRun } from './plan-run.ts';
 import { UserError } from './user-error.ts';
@@ -41,21 +41,6 @@ const known: Record<string, LlamaConfig> = {
   'llama-110m': llama_110m,
 };
 
-/** Takes `--streamed [true|false]` out of the words; undefined where it is not given. */
-function takeStreamed(words: string[]): boolean | undefined {
-  const at = words.findIndex((word) => /^--streamed(=|$)/i.test(word));
-  if (at < 0) return undefined;
-  const [word] = words.splice(at, 1);
-  const inline = word.split('=')[1];
-  const follows = inline === undefined && /^(true|false)$/i.test(words[at] ?? '');
-  const value = inline ?? (follows ? words.splice(at, 1)[0] : 'true');
-  try {
-    return flag.parse(value, '');
-  } catch (error) {
-    throw new UserError(`--streamed: found ${JSON.stringify(value)}, ${(error as Error).message}`);
-  }
-}
-
 function configOf(name: string): LlamaConfig {
   const config = known[name.toLowerCase()];
   if (config) return config;
@@ -67,17 +52,17 @@ function configOf(name: string): LlamaConfig {
 }
 
 /** The dtype of the imagined files: that of the weights at rest maps them, any other makes copies. */
-function fileDtype({ dtype }: LlamaConfig, options: Options, streamed: boolean | undefined): WeightDtype {
-  const storage = options.fp16 ? 'float16' : options.bf16 ? 'bfloat16' : 'float32';
-  if (streamed === undefined) return dtype ?? 'float32';
-  return streamed ? storage : storage === 'float32' ? 'bfloat16' : 'float32';
+function fileDtype({ dtype }: LlamaConfig, options: Options, saysStreamed: boolean): WeightDtype {
+  const storage = storageOf(options);
+  if (!saysStreamed) return dtype ?? 'float32';
+  return options.streamed ? storage : storage === 'float32' ? 'bfloat16' : 'float32';
 }
 
-async function plan(options: Options, streamed: boolean | undefined): Promise<PlannedMemory> {
+async function plan(options: Options, saysStreamed: boolean): Promise<PlannedMemory> {
   const config = configOf(options.modelNameOrPath);
   const folder = mkdtempSync(join(tmpdir(), 'blockwise-plan-'));
   try {
-    await saveHollowLlama(folder, config, fileDtype(config, options, streamed));
+    await saveHollowLlama(folder, config, fileDtype(config, options, saysStreamed));
     await initTensorFlow({ device: options.device });
     const baseBytes = readMemory().resident;
     return await planRun({ options, folder, length: options.cutoffLen, baseBytes });
@@ -109,13 +94,13 @@ function table(options: Options, planned: PlannedMemory): string {
 
 try {
   const words = process.argv.slice(2);
-  const streamed = takeStreamed(words);
   const commandLine = parseCommandLine(words);
   if (commandLine.kind === 'help') process.stdout.write(commandLine.text);
   else {
     const { options, warnings } = commandLine;
     for (const warning of warnings) process.stderr.write(`warning: ${warning}\n`);
-    const planned = await plan(options, streamed);
+    const saysStreamed = words.some((word) => /^--(no[-_]?)?streamed(=|$)/i.test(word));
+    const planned = await plan(options, saysStreamed);
     process.stdout.write(`${table(options, planned)}\n${JSON.stringify(planned)}\n`);
   }
 } catch (error) {

@@ -15,7 +15,10 @@ const inBlocks = ['block', ...adapters] as const;
 const whole = finetuningTypes.filter((type) => type !== 'lora' && type !== 'qlora');
 const only = (...types: FinetuningType[]) => ({ only: types });
 
-/** The options of the methods, each under its name in the code; names and defaults are the official packages' and LLaMA-Factory's. */
+/**
+ * The options of the methods, each under its name in the code. Names and defaults are the official packages' and LLaMA-Factory's; where
+ * the two differ, as for BAdam, LLaMA-Factory's defaults come with its own flag (--use_badam).
+ */
 export const methodOptions = {
   finetuningType: option(
     method,
@@ -51,16 +54,18 @@ export const methodOptions = {
     {
       default: 'auto',
       embedded: 25,
+      of: { 'badam_mode layer': 50 },
       unit: 'steps',
       only: [...inBlocks, 'sparse'],
       aliases: ['badam_switch_interval', 'switch_every'],
     },
-    "The paper's K: steps on a block before the next takes over. auto is n/(B D), clipped to 50..100 (n examples, B a step, D blocks); sparse: 100.",
+    "The paper's K: steps on a block before the next takes over. auto is n/(B D), clipped to 50..100 (n examples, B a step, D blocks); sparse: 100. " +
+      '-1 is auto, and with use_badam, as in LLaMA-Factory, never.',
   ),
   switchMode: option(
     method,
     choice(['random', 'ascending', 'descending', 'fixed']),
-    { default: 'random', only: inBlocks, aliases: ['badam_switch_mode'] },
+    { default: 'random', of: { 'badam_mode layer': 'ascending' }, only: inBlocks, aliases: ['badam_switch_mode'] },
     'Order of the blocks; random is a new order each block-epoch, fixed stays with the first block.',
   ),
   startBlock: option(
@@ -92,7 +97,8 @@ export const methodOptions = {
     factory,
     flag,
     { default: false },
-    'full becomes block, or sparse with badam_mode ratio; lora and qlora train the adapters of one block at a time.',
+    'full becomes block, or sparse with badam_mode ratio; lora and qlora train the adapters of one block at a time. ' +
+      "Defaults of BAdam's options are then LLaMA-Factory's.",
   ),
   badamMode: option(factory, choice(['layer', 'ratio']), { default: 'layer' }, 'What use_badam means by blocks.'),
   useGalore: option(factory, flag, { default: false }, 'full becomes galore.'),
@@ -188,7 +194,10 @@ export const methodOptions = {
   updateRatio: option(
     sparse,
     real({ min: 0, max: 1 }),
-    { default: 0.1, unit: 'share of a weight', ...only('sparse'), aliases: ['badam_update_ratio'] },
+    {
+      ...{ default: 0.1, of: { 'badam_mode ratio': 0.05 }, unit: 'share of a weight' },
+      ...{ ...only('sparse'), aliases: ['badam_update_ratio'] },
+    },
     'How much of every weight trains at a time.',
   ),
   maskMode: option(

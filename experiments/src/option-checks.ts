@@ -1,5 +1,5 @@
 import type { Option } from './option.ts';
-import { optionTable, typedName } from './options.ts';
+import { optionTable, suits, typedName } from './options.ts';
 import type { OptionName, Options } from './options.ts';
 
 /** Options that exclude each other, and values that no parser of a single option can refuse. */
@@ -51,6 +51,11 @@ const contradictions: { wrong: (options: Options) => boolean; message: string }[
     message: '--use_badam needs --finetuning_type full, lora or qlora',
   },
   {
+    wrong: ({ useBadam, badamMode, finetuningType }) =>
+      useBadam && badamMode === 'ratio' && ['block', 'lora', 'qlora'].includes(finetuningType),
+    message: '--badam_mode ratio needs --finetuning_type full: the others train layer by layer; leave it out',
+  },
+  {
     wrong: ({ useGalore, finetuningType }) => useGalore && finetuningType !== 'galore',
     message: '--use_galore needs --finetuning_type full, and no --use_badam',
   },
@@ -60,7 +65,12 @@ const contradictions: { wrong: (options: Options) => boolean; message: string }[
       '--quantization_bit 4 needs --finetuning_type lora or qlora: weights that train themselves cannot be kept in 4 bits',
   },
   {
-    wrong: ({ useAdamMini, optim }) => useAdamMini && optim !== 'adam_mini',
+    wrong: ({ useAdamMini, finetuningType }) => useAdamMini && !takesOptim(finetuningType),
+    message: '--use_adam_mini needs a method that takes --optim, not sparse, lomo, adalomo or galore; leave it out',
+  },
+  {
+    wrong: ({ useAdamMini, optim, finetuningType }) =>
+      useAdamMini && optim !== 'adam_mini' && takesOptim(finetuningType),
     message: '--use_adam_mini and --optim name different optimizers; leave one out',
   },
   {
@@ -89,6 +99,11 @@ const withoutEffect: { names: OptionName[]; when: (options: Options) => boolean;
   { names: ['lomoLearningRate'], when: ({ loraOnly }) => loraOnly, reason: 'without --lora_only false' },
   { names: ['badamMode'], when: ({ useBadam }) => !useBadam, reason: 'without --use_badam' },
   {
+    names: ['badamMode'],
+    when: ({ useBadam, badamMode, finetuningType }) => useBadam && badamMode === 'layer' && finetuningType === 'sparse',
+    reason: 'with --finetuning_type sparse, which is its ratio',
+  },
+  {
     names: ['stochasticRounding'],
     when: ({ finetuningType, pureBf16 }) =>
       ['full', 'freeze', 'galore', 'bitnet'].includes(finetuningType) && !pureBf16,
@@ -96,12 +111,14 @@ const withoutEffect: { names: OptionName[]; when: (options: Options) => boolean;
   },
   {
     names: ['switchBlockEvery'],
-    when: ({ finetuningType, switchMode }) => finetuningType !== 'sparse' && switchMode === 'fixed',
+    // An interval of -1 that never ends is how --use_badam says fixed.
+    when: ({ finetuningType, switchMode, switchBlockEvery }) =>
+      finetuningType !== 'sparse' && switchMode === 'fixed' && switchBlockEvery !== 'auto',
     reason: 'with --switch_mode fixed',
   },
   {
     names: ['adamBeta1', 'adamBeta2', 'adamEpsilon'],
-    when: ({ optim, finetuningType }) => optim === 'sgd' && optionTable.optim.only!.includes(finetuningType),
+    when: ({ optim }) => optim === 'sgd',
     reason: 'with --optim sgd',
   },
   {
@@ -134,12 +151,11 @@ const withoutEffect: { names: OptionName[]; when: (options: Options) => boolean;
     when: ({ evaluationStrategy }) => evaluationStrategy !== 'steps',
     reason: 'unless --evaluation_strategy is steps',
   },
-  { names: ['template'], when: ({ stage }) => stage === 'pt', reason: 'with --stage pt' },
   { names: ['numTrainEpochs'], when: ({ maxSteps }) => maxSteps > 0, reason: 'beside --max_steps' },
   {
     names: ['overwriteOutputDir'],
     when: ({ resumeFromCheckpoint }) => resumeFromCheckpoint !== null,
-    reason: 'with --resume_from_checkpoint: the run goes on in its folder',
+    reason: 'with --resume_from_checkpoint',
   },
 ];
 
@@ -152,17 +168,22 @@ const withoutEffect: { names: OptionName[]; when: (options: Options) => boolean;
  */
 export function checkOptions(options: Options, given: Partial<Options>): { problems: string[]; warnings: string[] } {
   const problems = contradictions.filter(({ wrong }) => wrong(options)).map(({ message }) => message);
-  const said = (names: readonly OptionName[]) =>
-    names.filter((name) => given[name] !== undefined && given[name] !== false).map((name) => `--${typedName(name)}`);
   const { finetuningType } = options;
-  const foreign = said(names.filter((name) => !(table[name].only?.includes(finetuningType) ?? true)));
-  const idle = withoutEffect.map(({ names, when, reason }) => ({ names: when(options) ? said(names) : [], reason }));
-  idle.unshift({ names: foreign, reason: `with --finetuning_type ${finetuningType}` });
+  // A flag that is given as off, and is off anyway, asks for nothing.
+  const said = names.filter((name) => given[name] !== undefined && !(given[name] === false && !table[name].default));
+  const own = said.filter((name) => suits(table[name], finetuningType));
+  const idle = [
+    { names: said.filter((name) => !own.includes(name)), reason: `with --finetuning_type ${finetuningType}` },
+    ...withoutEffect
+      .filter(({ when }) => when(options))
+      .map(({ names, reason }) => ({ names: names.filter((name) => own.includes(name)), reason })),
+  ];
   const warnings = idle
     .filter(({ names }) => names.length > 0)
-    .map(({ names, reason }) => `${names.join(', ')}: without effect ${reason}`);
+    .map(({ names, reason }) => `${names.map((name) => `--${typedName(name)}`).join(', ')}: without effect ${reason}`);
   return { problems, warnings };
 }
 
 const table: Readonly<Record<OptionName, Option<unknown>>> = optionTable;
+const takesOptim = (type: Options['finetuningType']) => suits(table.optim, type);
 const names = Object.keys(optionTable) as OptionName[];

@@ -66,12 +66,13 @@ function parseNumber(word: string, { min, max, below }: Range, whole: boolean): 
   throw new Error(`expected a${whole ? ' whole' : ''} number${bounds.length > 0 ? `, ${bounds.join(' and ')}` : ''}`);
 }
 
-/** A whole number, or a word that stands for a value of its own; `-1` is that word's other spelling. */
+/** A whole number, or a word that stands for a value of its own; `-1`, which means that word or something else, is left as it is. */
 export function integerOr<const W extends string>(word: W, range: Range): Kind<number | W> {
   return {
     label: `<integer>|${word}`,
     parse(typed) {
-      if (typed.toLowerCase() === word || typed === '-1') return word;
+      if (typed.toLowerCase() === word) return word;
+      if (typed === '-1') return -1;
       try {
         return parseNumber(typed, range, true);
       } catch (error) {
@@ -138,14 +139,31 @@ export const path: Kind<string> = {
   },
 };
 
-/** A path where one is written or lies (`./x`, `/x`, an existing file), and otherwise a name (a hub id), left as it is. */
+/** A hub id or another name; what ends as a data file does is none. */
+const hubName = /^[a-z\d][\w.-]*(\/[a-z\d][\w.-]*)?(?<!\.(json|jsonl|parquet))$/i;
+
+/** The path that a word means, or the word itself where nothing lies there and `name` may be the hub's. (The loaders know `~`.) */
+function pathUnlessName(word: string, folder: string, name = word): string {
+  if (word === '') throw new Error('expected a path or a name');
+  const local = resolve(folder, word);
+  const isName = word === 'embedded' || word.startsWith('~') || (hubName.test(name) && !existsSync(local));
+  return isName ? word : local;
+}
+
+/** A path, or a name (embedded, a hub id), which is left as it is. */
 export const pathOrName: Kind<string> = {
   label: '<path or name>',
   freeText: true,
-  parse(word, folder) {
-    if (word === '') throw new Error('expected a path or a name');
-    const local = resolve(folder, word);
-    return word !== 'embedded' && (/^(\.{0,2}\/|\.\.?$)/.test(word) || existsSync(local)) ? local : word;
+  parse: (word, folder) => pathUnlessName(word, folder),
+};
+
+/** Paths and names of datasets, separated by commas: in one string, without spaces. The hub itself writes `datasets/org/name`. */
+export const pathsOrNames: Kind<string> = {
+  label: '<path or name,...>',
+  freeText: true,
+  parse(typed, folder) {
+    const words = typed.split(',').map((word) => word.trim());
+    return words.map((word) => pathUnlessName(word, folder, word.replace(/^datasets\//, ''))).join(',');
   },
 };
 

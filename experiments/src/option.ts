@@ -6,6 +6,9 @@ export const finetuningTypes = [
 ] as const;
 export type FinetuningType = (typeof finetuningTypes)[number];
 
+/** What may bring a default of its own: a method, or LLaMA-Factory's --use_badam in one of its modes. */
+export type Way = FinetuningType | 'badam_mode layer' | 'badam_mode ratio';
+
 /** One option: parser, help, default and saved config all derive from this record. */
 export interface Option<T> {
   readonly topic: string;
@@ -13,9 +16,9 @@ export interface Option<T> {
   readonly default: T;
   /** The default while the embedded model trains, where the general one would not suit so small a model. */
   readonly embedded?: T;
-  /** The default of a method, where the others' would not suit it; goes before `embedded`. */
-  readonly of?: Partial<Record<FinetuningType, T>>;
-  /** The methods that it says anything to; default all. */
+  /** The default of a method, where the others' would not suit it, and LLaMA-Factory's under its own flags; goes before `embedded`. */
+  readonly of?: Partial<Record<Way, T>>;
+  /** The methods that it says anything to; default all. With the others it keeps its default, whatever is typed. */
   readonly only?: readonly FinetuningType[];
   /** What the value counts, for help. */
   readonly unit?: string;

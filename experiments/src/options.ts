@@ -1,8 +1,19 @@
 import { templateNames } from '@blockwise/loaders';
-import { checkpoint, choice, choices, flag, integer, orNull, path, pathOrName, real } from './option-kinds.ts';
+import {
+  checkpoint,
+  choice,
+  choices,
+  flag,
+  integer,
+  orNull,
+  path,
+  pathOrName,
+  pathsOrNames,
+  real,
+} from './option-kinds.ts';
 import type { Kind } from './option-kinds.ts';
 import { methodOptions } from './method-options.ts';
-import { finetuningTypes, option, type FinetuningType, type Option } from './option.ts';
+import { finetuningTypes, option, type FinetuningType, type Option, type Way } from './option.ts';
 
 const modes = choice(['auto', 'true', 'false']);
 /** As transformers' flag of the name (bare: true; True and False too), and auto. */
@@ -71,9 +82,9 @@ export const optionTable = {
   ),
   dataset: option(
     data,
-    pathOrName,
+    pathsOrNames,
     { default: 'embedded' },
-    'A .json, .jsonl or .parquet file, a hub id, a known name (alpaca_gpt4_en), or embedded.',
+    'A .json, .jsonl or .parquet file, a folder of them, a hub id, a known name (alpaca_gpt4_en), several of these, or embedded.',
   ),
   cutoffLen: option(
     data,
@@ -84,8 +95,8 @@ export const optionTable = {
   maxSamples: option(
     data,
     orNull(integer({ min: 1 })),
-    { default: null, unit: 'examples' },
-    'Use only so many examples of the dataset, from its start.',
+    { default: null, unit: 'records' },
+    'Use only so many records of each dataset, from its start.',
   ),
   packing: option(data, flag, { default: false }, 'Fill each row with several examples; attention stays inside each.'),
   groupByLength: option(
@@ -298,23 +309,31 @@ export function typedName(name: OptionName): string {
   return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
-/** Defaults for what was not given; methods and the embedded model have some of their own. */
+/** Whether an option says anything to a method. */
+export const suits = ({ only }: Option<unknown>, type: FinetuningType) => only?.includes(type) ?? true;
+
+/** Defaults for what was not given or does not suit the method; methods and the embedded model have some of their own. */
 export function resolveOptions(typed: Partial<Options>): Options {
   const given = { ...typed, ...inOurWords(typed) };
   const type = given.finetuningType ?? optionTable.finetuningType.default;
+  const badam: Way = type === 'sparse' ? 'badam_mode ratio' : 'badam_mode layer';
   const isEmbedded = (given.modelNameOrPath ?? optionTable.modelNameOrPath.default) === 'embedded';
-  const entries = Object.entries(optionTable as Record<string, Option<unknown>>).map(([name, option]) => {
+  const entries = Object.entries(optionTable as Record<OptionName, Option<unknown>>).map(([name, option]) => {
+    const value = suits(option, type) ? given[name as OptionName] : undefined;
     const embedded = isEmbedded ? option.embedded : undefined;
-    return [name, option.of?.[type] ?? embedded ?? option.default];
+    return [
+      name,
+      value ?? (given.useBadam ? option.of?.[badam] : undefined) ?? option.of?.[type] ?? embedded ?? option.default,
+    ];
   });
-  const options = structuredClone({ ...Object.fromEntries(entries), ...given }) as Options;
+  const options = structuredClone(Object.fromEntries(entries)) as Options;
   // Without data held out there is nothing to evaluate: val_size 0 alone is no contradiction.
   if (options.valSize === 0 && given.evaluationStrategy === undefined) options.evaluationStrategy = 'no';
   return options;
 }
 
-/** What LLaMA-Factory's flags say, in the words of --finetuning_type and --optim; checkOptions() refuses flags that fit no method. */
-function inOurWords(typed: Partial<Options>): Pick<Partial<Options>, 'finetuningType' | 'optim'> {
+/** What LLaMA-Factory's flags say, and -1 for an interval, in the words of other options; checkOptions() refuses flags that fit no method. */
+function inOurWords(typed: Partial<Options>): Partial<Options> {
   const { finetuningType: type, useBadam, badamMode, useGalore, quantizationBit, useAdamMini, optim } = typed;
   const full = type === undefined || type === 'full';
   return {
@@ -322,5 +341,8 @@ function inOurWords(typed: Partial<Options>): Pick<Partial<Options>, 'finetuning
     ...(useGalore && full ? { finetuningType: 'galore' } : {}),
     ...(quantizationBit && (type === undefined || type === 'lora') ? { finetuningType: 'qlora' } : {}),
     ...(useAdamMini && optim === undefined ? { optim: 'adam_mini' } : {}),
+    ...(typed.switchBlockEvery === -1
+      ? { switchBlockEvery: 'auto', ...(useBadam ? { switchMode: 'fixed' } : {}) }
+      : {}),
   };
 }

@@ -1,6 +1,19 @@
 import { isAlive } from '@blockwise/loaders';
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { readRunRecord } from '@blockwise/reporting';
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join, sep } from 'node:path';
 import process from 'node:process';
 import { UserError } from './user-error.ts';
 
@@ -11,22 +24,34 @@ const partialCheckpoint = /^checkpoint-\d+\.partial$/;
 const leftByARun =
   /^(checkpoint-\d+(\.partial)?|model|tensorboard|log\.jsonl|loss\.csv|loss\.png|memory\.md|run\.json)$/;
 
+/** What took training to make. */
+const result = /^(checkpoint-\d+|model)$/;
+
 /** A run's folder while this process has it for itself. */
 export interface OutputFolder {
+  /** @throws UserError where clear() would remove one of these files and folders, which the run reads */
+  spare(inputs: readonly string[]): void;
   /** Removes what an earlier run left and the new one does not go on from. Called when the new run can begin: not before. */
   clear(): void;
   /** Gives the folder back; one in which nothing was written is removed again. */
   release(): void;
 }
 
+/** How a run wants its folder. */
+export interface Claim {
+  /** An earlier run may go. */
+  overwrite: boolean;
+  /** Resuming was asked for; with `checkpoint`, that is where the run goes on from, in this folder or in another. */
+  resume: boolean;
+  checkpoint?: string;
+}
+
 /**
  * Takes a run's folder for this process. Nothing in it is changed yet.
- * @throws UserError where it cannot be made, another run is using it, or it holds files and neither overwriting nor resuming was asked for
+ * @throws UserError where it cannot be made, another run is using it, or it holds what the run neither goes on from nor may overwrite: any
+ * file, or, where resuming was asked for, the results of a run (one killed before its first checkpoint has none, and begins again)
  */
-export function claimOutputFolder(
-  folder: string,
-  { overwrite, resume }: { overwrite: boolean; resume: boolean },
-): OutputFolder {
+export function claimOutputFolder(folder: string, { overwrite, resume, checkpoint }: Claim): OutputFolder {
   const made = makeFolder(folder);
   const lock = join(folder, lockFile);
   takeLock(folder, lock);
@@ -34,18 +59,73 @@ export function claimOutputFolder(
     rmSync(lock, { force: true });
     if (made && readdirSync(folder).length === 0) rmdirSync(folder);
   };
-  const found = readdirSync(folder).filter((name) => name !== lockFile);
-  if (found.length > 0 && !overwrite && !resume) {
+  try {
+    const found = readdirSync(folder).filter((name) => name !== lockFile);
+    const goesOn = checkpoint !== undefined && isIn(checkpoint, folder);
+    if (resume && !goesOn) refuse(folder, resultsAmong(found, folder), withoutCheckpoint);
+    if (!resume && !overwrite) refuse(folder, found, notEmpty);
+    const unwanted = found.filter((name) => (goesOn ? partialCheckpoint : leftByARun).test(name));
+    return {
+      spare: (inputs) => spare(inputs, folder, unwanted),
+      clear: () => unwanted.forEach((name) => rmSync(join(folder, name), { recursive: true })),
+      release,
+    };
+  } catch (error) {
     release();
+    throw error;
+  }
+}
+
+/** Whether a checkpoint is one of the run in a folder. */
+export const isIn = (checkpoint: string, folder: string): boolean =>
+  existsSync(folder) && realpathSync(dirname(checkpoint)) === realpathSync(folder);
+
+const notEmpty = {
+  found: 'is not empty',
+  advice: 'give another folder, --overwrite_output_dir, or --resume_from_checkpoint latest',
+};
+const withoutCheckpoint = {
+  found: 'holds a run that this one does not go on with',
+  advice: 'give another folder, or --overwrite_output_dir in place of --resume_from_checkpoint',
+};
+
+function refuse(folder: string, names: readonly string[], { found, advice }: typeof notEmpty): void {
+  if (names.length === 0) return;
+  const shown = `${names.slice(0, 3).join(', ')}${names.length > 3 ? ', ...' : ''}`;
+  throw new UserError(`--output_dir ${folder} ${found} (${shown}): ${advice}`);
+}
+
+function resultsAmong(found: readonly string[], folder: string): string[] {
+  const isFinished = () => readRunRecord(join(folder, 'run.json')).status === 'finished';
+  return found.filter((name) => result.test(name) || (name === 'run.json' && isFinished()));
+}
+
+function spare(inputs: readonly string[], folder: string, unwanted: readonly string[]): void {
+  // Of a link the link alone is removed.
+  const removed = unwanted.map((name) => join(realpathSync(folder), name, sep));
+  for (const input of inputs) {
+    const path = join(realpathSync(input), sep);
+    if (removed.some((place) => path.startsWith(place)))
+      throw new UserError(
+        `--output_dir ${folder}: what an earlier run left there is deleted first, with ${input}, which this run reads: give another folder`,
+      );
+  }
+}
+
+/** @throws UserError where --export_dir cannot be made or written; nothing is made yet */
+export function checkExportFolder(folder: string): void {
+  let nearest = folder;
+  while (!existsSync(nearest)) nearest = dirname(nearest);
+  if (!statSync(nearest).isDirectory())
+    throw new UserError(`--export_dir ${folder}: ${nearest} is a file; give a folder that can be written`);
+  try {
+    accessSync(nearest, constants.W_OK);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
     throw new UserError(
-      `--output_dir ${folder} is not empty (${found.slice(0, 3).join(', ')}${found.length > 3 ? ', ...' : ''}): ` +
-        'give another folder, --overwrite_output_dir, or --resume_from_checkpoint latest',
+      `--export_dir ${folder}: ${nearest} cannot be written (${code}); give a folder that can be written`,
     );
   }
-  const unwanted = resume ? partialCheckpoint : leftByARun;
-  const clear = () =>
-    found.filter((name) => unwanted.test(name)).forEach((name) => rmSync(join(folder, name), { recursive: true }));
-  return { clear, release };
 }
 
 /** Makes a folder and tells whether it was missing. */

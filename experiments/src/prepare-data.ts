@@ -10,10 +10,12 @@ import {
   type Template,
   type Tokenizer,
 } from '@blockwise/loaders';
+import { readJsonObject } from '@blockwise/model-zoo';
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { embedded, repository } from './embedded.ts';
 import type { Options } from './options.ts';
+import { UserError } from './user-error.ts';
 
 /** The data of a run: what is trained on and validated with, in batches. */
 export interface PreparedData {
@@ -29,7 +31,13 @@ export interface PreparedData {
   labelTokens: number;
 }
 
-/** Finds, reads, tokenises, splits and batches the dataset that the options name. */
+/** Where the hub's files are kept. */
+export const hubOptions = ({ cacheDir }: Options) => (cacheDir ? { cacheDir: join(cacheDir, 'hub') } : {});
+
+/**
+ * Finds, reads, tokenises, splits and batches the dataset that the options name.
+ * @throws UserError for data and a tokenizer that cannot be used, and for tokens that the model does not have
+ */
 export async function prepareData(
   options: Options,
   modelFolder: string,
@@ -38,22 +46,29 @@ export async function prepareData(
   const tokenizer = loadTokenizer(modelFolder);
   const template = loadTemplate(options.template, tokenizer);
   const cacheDir = options.cacheDir ?? join(repository, 'datasets/cache');
-  const isEmbedded = options.dataset === 'embedded';
-  const hub = options.cacheDir ? { cacheDir: join(options.cacheDir, 'hub') } : {};
-  const files = isEmbedded ? [embedded.dataset] : await resolveDatasetPath(options.dataset, hub);
+  const datasets: string[][] = [];
+  for (const name of options.dataset.split(','))
+    datasets.push(name === 'embedded' ? [embedded.dataset] : await resolveDatasetPath(name, hubOptions(options)));
+  const files = datasets.flat();
   const set = await tokeniseDataset({
-    ...{ files, tokenizer, template: options.template, cutoffLen: options.cutoffLen, stage: options.stage },
+    ...{ files: datasets, tokenizer, template: options.template, cutoffLen: options.cutoffLen, stage: options.stage },
     ...{ cacheDir: join(cacheDir, 'tokenised'), overwriteCache: options.overwriteCache },
+    ...(options.maxSamples === null ? {} : { maxSamples: options.maxSamples }),
   });
-  const examples = options.maxSamples === null ? set.examples : set.examples.slice(0, options.maxSamples);
+  const { examples } = set;
   note(
-    `data: ${files.join(', ')}: ${examples.length} of ${set.records} records` +
+    `data: ${files.join(', ')}: ${examples.length} examples from ${set.records} records` +
       `${set.truncated > 0 ? `, ${set.truncated} cut to ${options.cutoffLen} tokens` : ''}` +
       `${set.dropped > 0 ? `, ${set.dropped} dropped: nothing to learn within ${options.cutoffLen} tokens` : ''}` +
       `${set.fromCache ? ' (tokenised before)' : ''}`,
   );
   const { train, validation } = splitDataset(examples, options.valSize, options.seed);
-  const padId = tokenizer.pad?.id ?? 0;
+  // NaN, beyond which nothing lies, where config.json does not say.
+  const vocabulary = Number(readJsonObject(join(modelFolder, 'config.json'), 2 ** 20).vocab_size);
+  needTokens(examples, vocabulary, tokenizer);
+  // A padding token that was added for the tokenizer alone has no row in the embedding. Padding is never looked at: any other does.
+  const pad = tokenizer.pad?.id ?? 0;
+  const padId = pad < vocabulary ? pad : 0;
   const batches = createBatches(train, {
     ...{ batchSize: options.perDeviceTrainBatchSize, padId, shuffle: true, seed: options.seed },
     ...{
@@ -86,6 +101,18 @@ export async function prepareData(
     sha256: digest(examples),
     labelTokens,
   };
+}
+
+/** The model must have every token of the examples. */
+function needTokens(examples: readonly Example[], vocabulary: number, tokenizer: Tokenizer): void {
+  for (const { inputIds, labels } of examples) {
+    const outside = inputIds.find((id) => id >= vocabulary) ?? labels.find((id) => id >= vocabulary);
+    if (outside === undefined) continue;
+    throw new UserError(
+      `${tokenizer.folder}: the tokenizer makes token ${outside} (${JSON.stringify(tokenizer.decode([outside]))}) of the data, and the model ` +
+        `has ${vocabulary} (vocab_size in config.json): take the model's own tokenizer, or resize the model's embedding`,
+    );
+  }
 }
 
 function digest(examples: readonly Example[]): string {

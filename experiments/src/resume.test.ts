@@ -75,10 +75,15 @@ describe('a killed run', () => {
   it('begins again where it was killed before its first checkpoint', async () => {
     mkdirSync(scratch('early', 'checkpoint-4.partial'), { recursive: true });
     writeFileSync(scratch('early', '.running'), '999999999');
+    const running = { ...readRecord(scratch('whole')), status: 'running', steps: [] };
+    writeFileSync(scratch('early', 'run.json'), JSON.stringify(running));
+    mkdirSync(scratch('early', 'tensorboard'));
+    writeFileSync(scratch('early', 'tensorboard/events.out.tfevents.1.killed.1.1'), '');
     const { code, stdout } = await command(...badam, '--output_dir', scratch('early'), '--resume_from_checkpoint');
     expect(code).toBe(0);
     expect(stdout).toContain(`no checkpoint in ${scratch('early')} yet: starting from the beginning`);
     expectSameAsWhole('early');
+    expect(readdirSync(scratch('early', 'tensorboard'))).toEqual([expect.not.stringContaining('killed')]);
   });
 });
 
@@ -104,7 +109,7 @@ describe('an interrupted run', () => {
     child.kill('SIGINT');
     child.kill('SIGINT');
     const { code, stderr } = await ended;
-    expect(stderr).toBe('\nstopping after this step, with a checkpoint; once more to stop at once\n');
+    expect(stderr).toBe('\nstopping as soon as all that was trained is saved; once more to stop at once\n');
     expect(code).toBe(130);
     const { status, steps } = readRecord(folder);
     expect(status).toBe('interrupted');

@@ -9,11 +9,12 @@ export interface CommandStreams {
 }
 
 /**
- * The command from its words to its exit code: 0 done, 2 a mistake in options or files, 130 interrupted (a checkpoint was written), 1
- * anything else. Errors go to stderr: a user's error as its message alone, a bug with its stack.
+ * The command from its words to its exit code: 0 done, 2 a mistake in options or files, 130 interrupted (with a checkpoint, or before
+ * training, with nothing changed), 1 anything else. Errors go to stderr: a user's error as its message alone, a bug with its stack.
  */
 export async function runCommand(words: readonly string[], streams: CommandStreams = process): Promise<number> {
   const { stdout, stderr } = streams;
+  for (const stream of [stdout, stderr]) stream.on('error', ignoreBrokenPipe);
   const interrupt = new AbortController();
   const stopListening = onInterrupt(interrupt, stderr);
   try {
@@ -27,6 +28,10 @@ export async function runCommand(words: readonly string[], streams: CommandStrea
     const { interrupted } = await fineTune(options, command, { signal: interrupt.signal, stream: stdout });
     return interrupted ? 130 : 0;
   } catch (error) {
+    if (interrupt.signal.aborted && error === interrupt.signal.reason) {
+      stderr.write('stopped before training: the output folder is as it was\n');
+      return 130;
+    }
     const isUserError = (error as Error).name === 'UserError';
     stderr.write(isUserError ? `error: ${(error as Error).message}\n` : `${(error as Error).stack}\n`);
     return isUserError ? 2 : 1;
@@ -35,16 +40,21 @@ export async function runCommand(words: readonly string[], streams: CommandStrea
   }
 }
 
+/** Who read the output may be gone (`| head`; Ctrl-C ends `| tee` too): the run goes on, and saves what it has to save. */
+function ignoreBrokenPipe(error: NodeJS.ErrnoException): void {
+  if (error.code !== 'EPIPE') throw error;
+}
+
 /** One Ctrl-C arrives several times: from the terminal, from nx, from npm. Within so many milliseconds they are one. */
 const oneInterrupt = 1000;
 
-/** The first signal stops the run after the step in hand; a later one stops the process at once. */
+/** The first signal stops the run as FineTuneControl says; a later one stops the process at once. */
 function onInterrupt(interrupt: AbortController, stderr: NodeJS.WritableStream): () => void {
   let first = 0;
   const onSignal = () => {
     if (!interrupt.signal.aborted) {
       first = performance.now();
-      stderr.write('\nstopping after this step, with a checkpoint; once more to stop at once\n');
+      stderr.write('\nstopping as soon as all that was trained is saved; once more to stop at once\n');
       interrupt.abort();
     } else if (performance.now() - first > oneInterrupt) process.exit(130);
   };

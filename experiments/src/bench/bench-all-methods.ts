@@ -64,9 +64,9 @@ await withModel(seed, async (folder) => {
     rows,
     notes: [
       `Llama of 110 million parameters, bfloat16 at rest, ${stepsPerRound} steps of ${batchShape.rows} x ${batchShape.length} tokens a round, every position ` +
-        `predicted; ${counted} counted rounds after two steps of warm-up; no clipping, default threads. The defaults of alpaca-llama, but for: ` +
+        `predicted; ${counted} counted rounds after one step of warm-up; no clipping, default threads. The defaults of alpaca-llama, but for: ` +
         "block is layer 6; GaLore's rank is 128, and its rate leaves out the projections, which are renewed every 200 steps.",
-      'Peaks are VmHWM of a process of its own, loading and warm-up included. The loss is that of the seventh step, on random tokens: a check, no result.',
+      'Peaks are VmHWM of a process of its own, loading and warm-up included. The loss is that of the last step, on random tokens: a check, no result.',
     ],
     measurements: sides,
     versions: sides[0].versions,

@@ -47,6 +47,7 @@ test('a fresh adapter changes nothing: B is 0, A uniform within 1 / sqrt(inputs)
 test.each<[Partial<LoraConfig>, string[]]>([
   [{}, [0, 1].flatMap((i) => ['q', 'v'].map((m) => `model.layers.${i}.self_attn.${m}_proj`))],
   [{ targetModules: ['self_attn.k_proj'], layersToTransform: [1] }, ['model.layers.1.self_attn.k_proj']],
+  [{ targetModules: ['k_proj'], layersToTransform: [] }, [0, 1].map((i) => `model.layers.${i}.self_attn.k_proj`)],
   [
     { targetModules: 'model\\.layers\\.0\\.mlp\\..*' },
     ['gate', 'up', 'down'].map((m) => `model.layers.0.mlp.${m}_proj`),

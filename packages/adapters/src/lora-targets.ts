@@ -68,7 +68,7 @@ function linearModules(stage: Stage): Target[] {
 /** The module that a weight or bias belongs to. */
 const moduleOf = (name: string) => name.slice(0, name.lastIndexOf('.'));
 
-/** Whether a module is named in targetModules, for those that are names or a regular expression. */
+/** Whether a module is named in targetModules, for those that are names or a regular expression. No layers in a list are all, as in PEFT. */
 function targetTest({ targetModules, layersToTransform }: LoraConfig, problems: string[]): (name: string) => boolean {
   if (targetModules === 'all-linear') return () => false;
   if (typeof targetModules === 'string') {
@@ -82,7 +82,7 @@ function targetTest({ targetModules, layersToTransform }: LoraConfig, problems: 
   }
   return (name) =>
     targetModules.some((end) => isModule(name, end)) &&
-    (!layersToTransform || layersToTransform.includes(Number(/\.(\d+)\./.exec(name)?.[1])));
+    (!layersToTransform?.length || layersToTransform.includes(Number(/\.(\d+)\./.exec(name)?.[1])));
 }
 
 const isModule = (name: string, end: string) => name === end || name.endsWith(`.${end}`);

@@ -19,7 +19,7 @@ const headBytes = magic.length + 32;
 /** Node reads no larger file at once; a dataset of more (some 250 million tokens) goes without a cache. */
 const largestFile = 2 ** 31 - 1;
 
-/** Writes the cache file aside, then renames it: it is complete or absent. */
+/** Writes the cache file aside, then renames it: it is complete or absent. Where it cannot be written, a warning says so. */
 export function writeExamples(path: string, { examples, counts }: CachedExamples): void {
   const json = JSON.stringify(counts);
   const header = Buffer.from(json.padEnd(Math.ceil(json.length / 4) * 4), 'latin1');
@@ -36,13 +36,18 @@ export function writeExamples(path: string, { examples, counts }: CachedExamples
       for (const value of example[part]) at = body.writeInt32LE(value, at);
     }
   }
-  mkdirSync(dirname(path), { recursive: true });
+  const contents = Buffer.concat([magic, createHash('sha256').update(body).digest(), body]);
   const aside = `${path}.${randomUUID()}.part`;
   try {
-    writeFileSync(aside, Buffer.concat([magic, createHash('sha256').update(body).digest(), body]));
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(aside, contents);
     renameSync(aside, path);
-  } finally {
-    rmSync(aside, { force: true });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    console.warn(
+      `warning: ${dirname(path)}: tokenised data cannot be kept there (${code}), so the next run tokenises again; set --cache_dir to a folder that can be written`,
+    );
+    if (existsSync(aside)) rmSync(aside);
   }
 }
 

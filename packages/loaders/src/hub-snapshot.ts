@@ -67,11 +67,12 @@ interface Connection {
  * Brings the selected files of a hub repository into the usual Hugging Face cache (blobs, refs, snapshots: shared with the
  * Python libraries), downloading only what is missing, resumably and with checksums, and returns the snapshot folder.
  *
- * The ref is written last, so a revision found in the cache later is a complete one. Honoured: HF_HOME, HF_HUB_CACHE,
- * HF_ENDPOINT, HF_TOKEN (or the token file; never shown), HF_HUB_OFFLINE. Where the hub is out of reach and the cache holds
- * the revision, the cache is used.
+ * The ref is written last, so what this function leaves in the cache is complete. What the Python libraries leave there may not be: of
+ * numbered files (`-00000-of-00003`) all are asked for. Honoured: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN (or the token file; never
+ * shown), HF_HUB_OFFLINE. Where the hub is out of reach and the cache holds the revision, the cache is used.
  *
- * @throws UserError not found (with near names), no access, out of reach and not cached, no space, interrupted, wrong checksum
+ * @throws UserError not found (with near names), no access, out of reach and not cached, no space, interrupted, wrong checksum, an
+ * HF_ENDPOINT or HF_TOKEN that cannot be one
  */
 export async function hubSnapshot(
   repo: HubRepo,
@@ -93,11 +94,12 @@ export async function hubSnapshot(
     if (cached) return cached;
     const tried = repo.triedPath ? `there is no local ${repo.triedPath}, and ` : '';
     throw new UserError(
-      `${tried}${repo.type} '${repo.name}' (revision ${connection.revision}) is not in the cache ${connection.cacheDir}, and ` +
+      `${tried}${repo.type} '${repo.name}' (revision ${connection.revision}) is not, or not whole, in the cache ${connection.cacheDir}, and ` +
         'HF_HUB_OFFLINE forbids downloading. Unset HF_HUB_OFFLINE, or give a local path.',
     );
   }
   try {
+    checkEndpoint(connection.hubUrl);
     connection.accessToken = await readToken();
     return await download(connection, select, options.onProgress);
   } catch (error) {
@@ -155,10 +157,17 @@ async function cachedSnapshot(connection: Connection, select: FileSelection): Pr
   if (!/^[0-9a-f]{40}$/.test(commit)) return undefined;
   const folder = join(storage, 'snapshots', commit);
   try {
-    return { folder, files: select(await listFolder(folder)) };
+    const files = select(await listFolder(folder));
+    return hasAllParts(files) ? { folder, files } : undefined;
   } catch {
     return undefined; // no such snapshot, or a partial one
   }
+}
+
+/** Whether of numbered files (`train-00000-of-00003.parquet`) none is missing. */
+function hasAllParts(files: readonly string[]): boolean {
+  const numbered = files.map((file) => /^(.*\D)\d+-of-(\d+)/.exec(file)).filter((found) => found !== null);
+  return numbered.every(([, series, count]) => numbered.filter((other) => other[1] === series).length >= Number(count));
 }
 
 function toBlob(entry: ListFileEntry, repo: HubRepo, open: () => Promise<Blob>): HubBlob {
@@ -220,6 +229,13 @@ async function writeRef(path: string, commit: string, revision: string): Promise
 function isOffline(): boolean {
   return [process.env.HF_HUB_OFFLINE, process.env.TRANSFORMERS_OFFLINE].some((value) =>
     ['1', 'true', 'yes', 'on'].includes((value ?? '').toLowerCase()),
+  );
+}
+
+function checkEndpoint(hubUrl: string): void {
+  if (URL.canParse(hubUrl) && /^https?:/.test(hubUrl)) return;
+  throw new UserError(
+    `HF_ENDPOINT: found '${hubUrl}', expected the address of a hub with its https://, as https://hf-mirror.com. Correct or unset it.`,
   );
 }
 

@@ -264,7 +264,7 @@ describe('resolveModelPath', () => {
     await rm(join(path, 'model-00002-of-00002.safetensors'));
     vi.stubEnv('HF_HUB_OFFLINE', '1');
     expect(await refusal(resolveModelPath('org/sharded'))).toMatch(
-      /names model-00002-of-00002\.safetensors, which are not/,
+      /'org\/sharded' .* is not, or not whole, in the cache/,
     );
   });
 
@@ -360,6 +360,18 @@ describe('resolveModelPath', () => {
     expect(message).toContain('has no complete copy');
   });
 
+  it('refuses an HF_ENDPOINT that is no web address, and says what to write; the cache needs none', async () => {
+    await resolveModelPath('org/tiny-llama');
+    for (const wrong of ['hf-mirror.com', 'localhost:8080', 'https://']) {
+      vi.stubEnv('HF_ENDPOINT', wrong);
+      expect(await refusal(resolveModelPath('org/tiny-llama'))).toContain(
+        `HF_ENDPOINT: found '${wrong.replace(/\/+$/, '')}', expected the address of a hub with its https://, as https://hf-mirror.com`,
+      );
+    }
+    vi.stubEnv('HF_HUB_OFFLINE', '1');
+    expect(await resolveModelPath('org/tiny-llama')).toContain('tiny-llama');
+  });
+
   it('refuses a checksum that is no file name', async () => {
     const evil = { type: 'file', path: 'config.json', size: 2, oid: '../../escape' };
     await hub.close();
@@ -421,6 +433,12 @@ describe('resolveDatasetPath', () => {
     const found = await resolveDatasetPath('org/many');
     expect(found.map((path) => path.split(commit)[1])).toEqual([`/${paths[0]}`, `/${paths[1]}`]);
     expect(await readFile(found[1], 'utf8')).toBe(paths[1]);
+    // As where Python has fetched one of them.
+    vi.stubEnv('HF_HUB_OFFLINE', '1');
+    expect(await resolveDatasetPath('org/many')).toEqual(found);
+    await rm(found[0]);
+    expect(await refusal(resolveDatasetPath('org/many'))).toMatch(/'org\/many' .* is not, or not whole, in the cache/);
+    vi.stubEnv('HF_HUB_OFFLINE', undefined);
     const demos = ['alpaca_en_demo.json', 'alpaca_zh_demo.json', 'dataset_info.json', 'identity.json'];
     hub.repos.set('datasets/llamafactory/demo_data', new Map(demos.map((path) => [path, shard(path)])));
     expect((await resolveDatasetPath('alpaca_en_demo')).map((path) => path.split(commit)[1])).toEqual([

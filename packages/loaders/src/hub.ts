@@ -1,4 +1,4 @@
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { datasetNames, selectDataFiles, type NamedDataset } from './dataset-names.ts';
@@ -38,7 +38,6 @@ export async function resolveModelPath(nameOrPath: string, options: HubOptions =
   const repo = { type: 'model', name: nameOrPath, triedPath: path } as const;
   const { hubSnapshot } = await hub();
   const snapshot = await hubSnapshot(repo, (paths) => selectModelFiles(nameOrPath, paths), options);
-  await checkShards(snapshot.folder);
   return snapshot.folder;
 }
 
@@ -112,20 +111,6 @@ function selectModelFiles(name: string, paths: readonly string[]): string[] {
   const rest = paths.filter((path) => others.test(path) || /^(tokenizer\.model|chat_template\.jinja)$/.test(path));
   // Small files first: a broken configuration shows before gigabytes arrive.
   return [...rest.sort(), ...weights.sort()];
-}
-
-/** Shards that the index names must be there: a cache filled by others may be partial. */
-async function checkShards(folder: string): Promise<void> {
-  const text = await readFile(join(folder, 'model.safetensors.index.json'), 'utf8').catch(() => undefined);
-  if (text === undefined) return;
-  const index = JSON.parse(text) as { weight_map?: Record<string, string> };
-  const present = new Set(await readdir(folder));
-  const missing = [...new Set(Object.values(index.weight_map ?? {}))].filter((file) => !present.has(file));
-  if (missing.length === 0 || present.has('model.safetensors')) return;
-  throw new UserError(
-    `${folder}: model.safetensors.index.json names ${missing.join(', ')}, which are not there. ` +
-      'Unset HF_HUB_OFFLINE and run again to download them.',
-  );
 }
 
 function localPath(nameOrPath: string): string {

@@ -113,6 +113,7 @@ describe('readRecords normalises', () => {
     const expected = { kind: 'texts', skipped: 0, records: [{ text: 'one' }, { text: 'two' }] };
     expect(await readRecords(write('t.jsonl', '\uFEFF{"text":"one"}\r\n\r\n{"text":"two"}'))).toEqual(expected);
     expect(await readRecords(write('t.json', lines({ text: 'one' }, { text: 'two' })))).toEqual(expected);
+    expect(await readRecords(write('t.json', `\n \n${lines({ text: 'one' }, { text: 'two' })}`))).toEqual(expected);
     expect(await readRecords(write('t.txt', 'one\n\n  \ntwo\n'))).toEqual(expected);
   });
 

@@ -45,16 +45,27 @@ const listedProblems = 10;
  * or plain text. Files: .json (an array, or one object a line), .jsonl, .parquet, and .txt with one text a line. As
  * in LLaMA-Factory (src/llamafactory/data/converter.py, commit ff6d4d1) `input` follows `instruction` after a line
  * break, and `tools` are ignored.
+ * @param paths a list among them is the files of one dataset
+ * @param options.maxRecords take only so many records of each dataset, from its start; the rest is not looked at
  * @param options.skipInvalid leave unusable records out and count them, instead of refusing the file
  * @throws UserError naming the file, and the first ten unusable records with field, finding and expectation.
  */
 export async function readRecords(
-  paths: string | readonly string[],
-  options: { skipInvalid?: boolean } = {},
+  paths: string | readonly (string | readonly string[])[],
+  options: { skipInvalid?: boolean; maxRecords?: number } = {},
 ): Promise<RecordSet> {
   const sets: RecordSet[] = [];
-  const files = typeof paths === 'string' ? [paths] : paths;
-  for (const path of files) sets.push(normaliseFile(path, await readFile(path), options.skipInvalid ?? false));
+  const files: string[] = [];
+  for (const dataset of typeof paths === 'string' ? [paths] : paths) {
+    let left = options.maxRecords ?? Infinity;
+    for (const path of [dataset].flat()) {
+      if (left === 0) break;
+      const records = (await readFile(path)).slice(0, left);
+      left -= records.length;
+      files.push(path);
+      sets.push(normaliseFile(path, records, options.skipInvalid ?? false));
+    }
+  }
   const [first, ...rest] = sets;
   if (first === undefined) throw new UserError('dataset: no file given.');
   for (const [i, set] of rest.entries()) {
@@ -94,12 +105,12 @@ function readJson(path: string): Promise<unknown[]> | unknown[] {
       `${path}: larger than 512 MiB, which cannot be parsed at once; convert it to .jsonl or .parquet.`,
     );
   }
-  const text = readFileSync(path, 'utf8').replace(/^\uFEFF/, '');
-  const start = text.trimStart()[0];
-  if (start === undefined) return [];
+  const text = readFileSync(path, 'utf8')
+    .replace(/^\uFEFF/, '')
+    .trimStart();
+  if (text === '') return [];
   // Many .json files on the hub hold one object a line.
-  if (start === '{' && /^\s*\{.*\}\s*$/m.test(text.slice(0, text.indexOf('\n') + 1 || undefined)))
-    return readJsonLines(path);
+  if (/^\{.*\}\s*(\n|$)/.test(text)) return readJsonLines(path);
   let value: unknown;
   try {
     value = JSON.parse(text);

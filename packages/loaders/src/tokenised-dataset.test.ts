@@ -1,7 +1,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { ignoreIndex } from './examples.ts';
 import { goldenPath, hasShared, sharedData } from './test-data.ts';
 import { tokeniseDataset } from './tokenised-dataset.ts';
@@ -147,6 +147,16 @@ describe('the cache of tokenised examples', () => {
       expect(await tokeniseDataset(options)).toEqual(built);
       expect((await tokeniseDataset(options)).fromCache).toBe(true);
     }
+  });
+
+  it('is gone without, with a warning, where its folder cannot be made', async () => {
+    const warn = vi.spyOn(console, 'warn').mockReturnValue();
+    const cacheDir = join(file, 'cache');
+    expect((await tokeniseDataset({ ...options, cacheDir })).examples).toHaveLength(3);
+    expect(warn.mock.calls).toEqual([
+      [expect.stringMatching(/^warning: .*data\.json\/cache: tokenised data cannot be kept there \(ENOTDIR\), so/)],
+    ]);
+    warn.mockRestore();
   });
 
   it('is not made where no folder is given', async () => {

@@ -17,8 +17,8 @@ const version = 1;
 const slice = 64;
 
 export interface TokeniseOptions {
-  /** The dataset's files, local: .json, .jsonl, .parquet or .txt. */
-  files: readonly string[];
+  /** Local files: .json, .jsonl, .parquet or .txt; a list among them is the files of one dataset. */
+  files: readonly (string | readonly string[])[];
   tokenizer: Tokenizer;
   /** A template's name (see `templateNames`). */
   template: string;
@@ -30,6 +30,8 @@ export interface TokeniseOptions {
   cacheDir?: string;
   /** Tokenise anew even if the cache has the result. */
   overwriteCache?: boolean;
+  /** Take only so many records of each dataset, from its start. */
+  maxSamples?: number;
   /** Leave unusable records out and count them, instead of refusing the file. */
   skipInvalid?: boolean;
   /** Called as records are tokenised. */
@@ -53,7 +55,7 @@ export interface TokenisedDataset {
 
 /**
  * Reads, renders and tokenises a dataset, or takes the result from the cache, whose key is the content that decides
- * it: the files' bytes, the tokenizer's files, template, cutoffLen, stage and a version. A damaged cache file is
+ * it: the files' bytes, the tokenizer's files, template, cutoffLen, stage, maxSamples and a version. A damaged cache file is
  * built anew.
  * @throws UserError for unusable files and records, data that does not suit the stage, and when no example is left.
  */
@@ -70,7 +72,10 @@ export async function tokeniseDataset(options: TokeniseOptions): Promise<Tokenis
       return { examples: cached.examples, ...(cached.counts as Counts), fromCache: true };
     }
   }
-  const set = await readRecords(files, { skipInvalid: options.skipInvalid ?? false });
+  const set = await readRecords(files, {
+    skipInvalid: options.skipInvalid ?? false,
+    ...(options.maxSamples === undefined ? {} : { maxRecords: options.maxSamples }),
+  });
   const { examples, ...counts } = await tokenise(set, template, options);
   if (cacheFile !== undefined) writeExamples(cacheFile, { examples, counts });
   return { examples, ...counts, fromCache: false };
@@ -83,7 +88,8 @@ async function tokenise(
   template: Template,
   options: TokeniseOptions,
 ): Promise<Counts & { examples: Example[] }> {
-  const { tokenizer, cutoffLen, stage = 'sft', onProgress, files } = options;
+  const { tokenizer, cutoffLen, stage = 'sft', onProgress } = options;
+  const files = options.files.flat();
   const wanted = stage === 'pt' ? 'texts' : 'conversations';
   if (set.kind !== wanted) {
     const expected = stage === 'pt' ? 'records with a "text"' : 'instructions with answers (Alpaca or ShareGPT)';
@@ -131,10 +137,12 @@ function hasLabels({ labels }: Example): boolean {
 }
 
 async function cacheKey(options: TokeniseOptions): Promise<string> {
-  const { files, tokenizer, template, cutoffLen, stage = 'sft', skipInvalid = false } = options;
+  const { files, tokenizer, template, cutoffLen, stage = 'sft', maxSamples, skipInvalid = false } = options;
   const key = createHash('sha256');
   key.update(JSON.stringify([version, tokenizer.fingerprint, template, cutoffLen, stage, skipInvalid]));
-  for (const path of files) key.update(await fileDigest(path));
+  if (maxSamples !== undefined)
+    key.update(JSON.stringify([maxSamples, files.map((dataset) => [dataset].flat().length)]));
+  for (const path of files.flat()) key.update(await fileDigest(path));
   return key.digest('hex');
 }
 

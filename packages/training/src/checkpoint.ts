@@ -78,25 +78,20 @@ export function latestCheckpoint(outputDir: string): string | undefined {
 }
 
 /**
+ * Whether a run with these settings may go on from a checkpoint, as far as they say: to be asked before anything large is loaded.
+ * @throws UserError as loadCheckpoint()
+ */
+export function checkCheckpoint(folder: string, settings: Fingerprint): void {
+  compare(folder, readStateFile(folder), settings, Object.keys(settings));
+}
+
+/**
  * Reads a checkpoint's state; its weights are opened like any model folder.
  * @throws UserError where it is no checkpoint, is damaged, or was made by a run with other settings: all differences at once.
  */
 export function loadCheckpoint(folder: string, fingerprint: Fingerprint): TrainState {
-  const path = join(folder, stateFile);
-  if (!isCheckpoint(folder))
-    throw new UserError(`${folder} is no checkpoint: it has no ${stateFile}. Give a folder named checkpoint-<step>`);
-  const file = parse(path);
-  const differing = [...new Set([...Object.keys(fingerprint), ...Object.keys(file.fingerprint)])].filter(
-    (key) => JSON.stringify(fingerprint[key]) !== JSON.stringify(file.fingerprint[key]),
-  );
-  if (differing.length > 0) {
-    const lines = differing.map(
-      (key) => `${key} was ${JSON.stringify(file.fingerprint[key])}, now ${JSON.stringify(fingerprint[key])}`,
-    );
-    throw new UserError(
-      `${path}: the checkpoint continues another run:\n  ${lines.join('\n  ')}\nGive the settings of that run`,
-    );
-  }
+  const file = readStateFile(folder);
+  compare(folder, file, fingerprint, [...new Set([...Object.keys(fingerprint), ...Object.keys(file.fingerprint)])]);
   const { step, data, steps, validation } = file;
   return {
     step,
@@ -107,7 +102,19 @@ export function loadCheckpoint(folder: string, fingerprint: Fingerprint): TrainS
   };
 }
 
-function parse(path: string): StateFile {
+function compare(folder: string, { fingerprint: was }: StateFile, now: Fingerprint, keys: readonly string[]): void {
+  const differing = keys.filter((key) => JSON.stringify(now[key]) !== JSON.stringify(was[key]));
+  if (differing.length === 0) return;
+  const lines = differing.map((key) => `${key} was ${JSON.stringify(was[key])}, now ${JSON.stringify(now[key])}`);
+  throw new UserError(
+    `${join(folder, stateFile)}: the checkpoint continues another run:\n  ${lines.join('\n  ')}\nGive the settings of that run`,
+  );
+}
+
+function readStateFile(folder: string): StateFile {
+  if (!isCheckpoint(folder))
+    throw new UserError(`${folder} is no checkpoint: it has no ${stateFile}. Give a folder named checkpoint-<step>`);
+  const path = join(folder, stateFile);
   let file: unknown;
   try {
     file = JSON.parse(readFileSync(path, 'utf8'));

@@ -1,4 +1,11 @@
-export { isCheckpoint, latestCheckpoint, loadCheckpoint, saveCheckpoint, type Fingerprint } from './checkpoint.ts';
+export {
+  checkCheckpoint,
+  isCheckpoint,
+  latestCheckpoint,
+  loadCheckpoint,
+  saveCheckpoint,
+  type Fingerprint,
+} from './checkpoint.ts';
 export { UserError } from './user-error.ts';
 export { clipCoefficient, clipGradient, sumOfSquares } from './gradient-clipping.ts';
 export { createMicroBatch, disposeMicroBatch, predictingRows, type MicroBatch } from './micro-batch.ts';
