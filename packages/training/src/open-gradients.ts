@@ -27,14 +27,15 @@ export class OpenGradients {
   /** Takes over the term of a parameter's gradient. */
   add({ name, shape }: Pick<Parameter, 'name' | 'shape'>, term: GradientTerm): void {
     let entry = this.open.get(name);
-    if (!entry) this.open.set(name, (entry = { sum: new GradientSum(shape), pairs: [] }));
+    if (!entry) this.open.set(name, (entry = { sum: new GradientSum(shape), factors: [], rows: [] }));
     const projection = this.projectionOf(name);
     if (projection) entry.sum.add(projected(projection, term, shape));
     else if (term.length === 1) entry.sum.add(term[0]);
-    else entry.pairs.push(term);
-    // Pairs of many micro-batches would come to take more than what they make.
-    const held = entry.pairs.flat().reduce((sum, one) => sum + byteLengthOf(one), 0);
-    if (entry.pairs.length > 1 && held > 4 * elementCount(shape)) addPairs(entry);
+    else if (term[0].dtype === 'int32') entry.rows.push(term as Rows);
+    else entry.factors.push(term);
+    // Those of many micro-batches would come to take more than what they make.
+    const held = entry.factors.flat().reduce((sum, factor) => sum + byteLengthOf(factor), 0);
+    if (entry.factors.length > 1 && held > 4 * elementCount(shape)) multiply(entry);
   }
 
   /** Takes out the gradients of all names but some, one at a time: each is made when it is asked for. */
@@ -42,33 +43,41 @@ export class OpenGradients {
     for (const [name, entry] of [...this.open]) {
       if (except.has(name)) continue;
       this.open.delete(name);
-      addPairs(entry);
+      multiply(entry);
+      for (const [ids, rows] of entry.rows) {
+        entry.sum.addRows(ids, rows);
+        tf.dispose([ids, rows]);
+      }
       yield [name, entry.sum.take()!];
     }
   }
 
   /** Frees what was not taken. */
   dispose(): void {
-    for (const { sum, pairs } of this.open.values()) [sum.take(), ...pairs.flat()].forEach((one) => one?.dispose());
+    for (const { sum, factors, rows } of this.open.values())
+      [sum.take(), ...factors.flat(), ...rows.flat()].forEach((one) => one?.dispose());
     this.open.clear();
   }
 }
 
-/** A sum, and what is still to be added to it: factors, or rows with the places that they belong to. */
+type Factors = readonly [dy: AnyTensor, x: AnyTensor];
+type Rows = readonly [ids: tf.Tensor1D, rows: tf.Tensor];
+
+/** A sum, and what is still to be added to it, in this order whatever the order in which micro-batches brought it. */
 interface OpenGradient {
   readonly sum: GradientSum;
-  pairs: (readonly [first: AnyTensor, second: AnyTensor])[];
+  factors: Factors[];
+  readonly rows: Rows[];
 }
 
-/** Adds the pairs of a gradient to its sum, in the order in which they came. */
-function addPairs(entry: OpenGradient): void {
-  const { sum, pairs } = entry;
-  entry.pairs = [];
-  for (const [first, second] of pairs) {
-    if (first.dtype === 'int32') sum.addRows(first as tf.Tensor1D, second as tf.Tensor);
-    else sum.add(multiplyFactors(first, second));
-    first.dispose();
-    second.dispose();
+/** Adds the products of factors to the sum. */
+function multiply(entry: OpenGradient): void {
+  const { sum, factors } = entry;
+  entry.factors = [];
+  for (const [dy, x] of factors) {
+    sum.add(multiplyFactors(dy, x));
+    dy.dispose();
+    x.dispose();
   }
 }
 

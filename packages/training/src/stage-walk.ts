@@ -1,5 +1,5 @@
 import { linearShapes, type Stage, type StagedModel } from '@blockwise/model-zoo';
-import { byteLengthOf, concatRows, tf, type AnyTensor, type Parameter } from '@blockwise/tensorflow';
+import { byteLengthOf, concatRows, elementCount, tf, type AnyTensor, type Parameter } from '@blockwise/tensorflow';
 import type { Optimizer } from '@blockwise/optimizers';
 import type { MicroBatch } from './micro-batch.ts';
 import { OpenGradients, type Gradient } from './open-gradients.ts';
@@ -15,6 +15,17 @@ interface Pass {
   readonly products: AnyTensor[][];
   /** The gradient by the output of the stage in hand. */
   dy?: tf.Tensor;
+}
+
+/** What is the same for all backward runs of a step. */
+interface Step {
+  readonly lowest: number;
+  readonly trained: ReadonlySet<string>;
+  readonly how: GradientsWanted;
+  /** Of all micro-batches, as rows. */
+  readonly labels: number;
+  readonly rows: number;
+  readonly open: OpenGradients;
 }
 
 /** Frees what a pass still holds; the ids belong to its batch. */
@@ -60,8 +71,8 @@ export type GradientsWanted = Pick<Optimizer, 'fused' | 'projection'>;
 
 /**
  * Walks a model's stages: forward keeps each stage's input; backward goes from the top, runs each stage again, and stops at the lowest
- * stage with a trained weight (BAdam, arXiv 2404.02827, section 2.2: no gradient is computed that no update needs). With several
- * micro-batches all of them pass a stage before the walk moves down, so the gradients of one stage are alive at a time.
+ * stage with a trained weight (BAdam, arXiv 2404.02827, section 2.2: no gradient is computed that no update needs). Several micro-batches
+ * pass a stage together before the walk moves down, or the stages one after the other, whichever takes less memory (see groupsOf()).
  */
 export class StageWalk {
   private readonly functions = new StageFunctions();
@@ -123,22 +134,30 @@ export class StageWalk {
     receive: (gradient: Gradient) => void | Promise<void>,
     how: GradientsWanted = {},
   ): Promise<number> {
-    const { stages } = this.model;
-    const lowest = stages.findIndex((stage) => localNames(stage, trained).length > 0);
+    const lowest = this.model.stages.findIndex((stage) => localNames(stage, trained).length > 0);
     if (lowest < 0) throw new Error('internal: no stage has a trained parameter');
-    const passes: Pass[] = [];
+    const labels = batches.reduce((sum, { targets }) => sum + targets.length, 0);
+    if (labels === 0) throw new UserError('the batch has no label to predict: leave such examples out of the data');
+    const rows = rowsOf(batches);
     const open = new OpenGradients((name) => how.projection?.(name));
+    const passes: Pass[] = [];
+    let loss = 0;
     try {
-      const begin = performance.now();
-      const keepFrom = this.lowestKept(batches, lowest);
-      for (const batch of batches) passes.push(await this.forward(batch, lowest, keepFrom));
-      const middle = performance.now();
-      const all = passes.flatMap(({ inputs, products }) => [...inputs, ...products.flat()]);
-      const kept = all.reduce((sum, x) => sum + (x ? byteLengthOf(x) : 0), 0);
-      this.activationBytes = Math.max(this.activationBytes, kept);
-      const loss = await this.backward(passes, lowest, trained, receive, how, open);
-      this.timing.forward += (middle - begin) / 1000;
-      this.timing.backward += (performance.now() - middle) / 1000;
+      const groups = this.groupsOf(batches, lowest, trained, how);
+      for (const group of groups) {
+        const begin = performance.now();
+        const keepFrom = this.lowestKept(group, lowest);
+        for (const batch of group) passes.push(await this.forward(batch, lowest, keepFrom));
+        const middle = performance.now();
+        const all = passes.flatMap(({ inputs, products }) => [...inputs, ...products.flat()]);
+        const kept = all.reduce((sum, x) => sum + (x ? byteLengthOf(x) : 0), 0);
+        this.activationBytes = Math.max(this.activationBytes, kept);
+        const isLast = group === groups.at(-1);
+        loss += await this.backward(passes, { lowest, trained, how, labels, rows, open }, isLast ? receive : undefined);
+        passes.length = 0;
+        this.timing.forward += (middle - begin) / 1000;
+        this.timing.backward += (performance.now() - middle) / 1000;
+      }
       return loss;
     } finally {
       // Nothing is left of a run that came to its end.
@@ -147,25 +166,48 @@ export class StageWalk {
     }
   }
 
-  /** From the head down to the lowest trained stage. Returns the loss. */
-  private async backward(
-    passes: readonly Pass[],
+  /**
+   * The micro-batches that pass the stages together. All of them: the gradients of one stage are alive at a time, as LOMO wants it. Or one after
+   * the other: one micro-batch's inputs and products are alive at a time, beside all gradients, which grow from one to the next: of BAdam's
+   * block that is far less.
+   */
+  private groupsOf(
+    batches: readonly MicroBatch[],
     lowest: number,
     trained: ReadonlySet<string>,
-    receive: (gradient: Gradient) => void | Promise<void>,
     how: GradientsWanted,
-    open: OpenGradients,
+  ): (readonly MicroBatch[])[] {
+    if (how.fused) return [batches];
+    const shapes = [...trained].map((name) => how.projection?.(name)?.shape ?? this.model.parameters.get(name)!.shape);
+    const gradients = shapes.reduce((sum, shape) => sum + 4 * elementCount(shape), 0);
+    const each = Math.max(...batches.map((batch) => this.keptBy([batch], lowest)));
+    return gradients + each < this.keptBy(batches, lowest) ? batches.map((batch) => [batch]) : [batches];
+  }
+
+  /** About the bytes of what micro-batches leave for a backward run together. */
+  private keptBy(batches: readonly MicroBatch[], lowest: number): number {
+    const { stages } = this.model;
+    const width = Math.max(...[...linearShapes(stages.at(-1)!).values()].map(([, inputs]) => inputs));
+    const products = stages.slice(this.lowestKept(batches, lowest), -1);
+    const each = products.reduce((sum, stage) => sum + productBytes(stage), 4 * width * (stages.length - lowest));
+    return rowsOf(batches) * each;
+  }
+
+  /**
+   * From the head down to the lowest trained stage. Returns the loss.
+   * @param receive gets the gradients that are complete with this run
+   */
+  private async backward(
+    passes: readonly Pass[],
+    { lowest, trained, how, labels, rows, open }: Step,
+    receive?: (gradient: Gradient) => void | Promise<void>,
   ): Promise<number> {
     const { stages } = this.model;
     const batches = passes.map(({ batch }) => batch);
-    const labels = batches.reduce((sum, { targets }) => sum + targets.length, 0);
-    if (labels === 0) throw new UserError('the batch has no label to predict: leave such examples out of the data');
-    const rows = batches.reduce((sum, { ids }) => sum + ids.size, 0);
-    const projectionOf = (name: string) => how.projection?.(name);
     let loss = 0;
     for (let index = stages.length - 1; index >= lowest; index--) {
       const stage = stages[index];
-      const areProjected = trainedLinears(stage, trained).some(({ name }) => projectionOf(name));
+      const areProjected = trainedLinears(stage, trained).some(({ name }) => how.projection?.(name));
       const factored = how.fused || areProjected || smallerAsFactors(stage, trained, rows);
       const isHead = index === stages.length - 1;
       const operands = await this.operandsOf(stage, batches);
@@ -181,7 +223,7 @@ export class StageWalk {
         disposeOperands(operands);
       }
       if (!Number.isFinite(loss)) throw new UserError(notFinite(loss));
-      for (const gradient of open.take(namesBelow(stages, index))) await receive(gradient);
+      if (receive) for (const gradient of open.take(namesBelow(stages, index))) await receive(gradient);
     }
     return loss;
   }
@@ -189,7 +231,7 @@ export class StageWalk {
   /** The lowest stage whose products fit into keptBytes together with those of all stages above it, over all micro-batches. */
   private lowestKept(batches: readonly MicroBatch[], lowest: number): number {
     const { stages } = this.model;
-    const rows = batches.reduce((sum, { ids }) => sum + ids.size, 0);
+    const rows = rowsOf(batches);
     let left = this.keptBytes;
     let index = stages.length - 1;
     while (index > Math.max(lowest, 1) && (left -= rows * productBytes(stages[index - 1])) >= 0) index--;
@@ -318,6 +360,8 @@ export class StageWalk {
 const notFinite = (loss: number) =>
   `the loss became ${loss}: training stopped before an update was made with it. Use a lower learning_rate or max_grad_norm, or more warm-up; ` +
   `resume_from_checkpoint goes on from the last checkpoint`;
+
+const rowsOf = (batches: readonly MicroBatch[]) => batches.reduce((sum, { ids }) => sum + ids.size, 0);
 
 /** Bytes per row of the outputs of a stage's linear layers together; the last one's is not kept. */
 function productBytes(stage: Stage): number {

@@ -1,4 +1,4 @@
-import { adamW, BlockOptimizer, isNormOrBias, sgd } from '@blockwise/optimizers';
+import { adamW, BlockOptimizer, isNormOrBias, lomo, sgd, type OptimizerFactory } from '@blockwise/optimizers';
 import { initTensorFlow, liveTensors, RawTensor, readMemory, tf } from '@blockwise/tensorflow';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { tinyBatches, tinyExamples, tinyModel, trainOptions, valuesOf } from './tiny-model.test-support.ts';
@@ -172,6 +172,31 @@ describe('train', () => {
       expect(liveTensors()).toBe(before);
     },
   );
+
+  it('keeps the activations of one micro-batch at a time where the gradients of a block take less, of all for LOMO', async () => {
+    const activationsOf = async (factory: OptimizerFactory, gradientAccumulationSteps: number) => {
+      const model = tinyModel();
+      const optimizer = new BlockOptimizer(factory, [...model.parameters.values()], { switchMode: 'fixed' });
+      // Equal lengths: each micro-batch leaves as much as any other.
+      const examples = tinyExamples(32).map(({ inputIds }) => {
+        const ids = Int32Array.from({ length: 12 }, (_, i) => inputIds[i % inputIds.length]);
+        return { inputIds: ids, labels: ids };
+      });
+      const options = trainOptions({ totalSteps: 2, gradientAccumulationSteps });
+      const { activationBytes } = await train({
+        model,
+        optimizer,
+        batches: tinyBatches(examples, { batchSize: 8 }),
+        options,
+      });
+      optimizer.dispose();
+      model.dispose();
+      return activationBytes;
+    };
+    const [one, four] = [await activationsOf(sgd(), 1), await activationsOf(sgd(), 4)];
+    expect(four).toBe(one);
+    expect(await activationsOf(lomo(), 4)).toBe(4 * one);
+  });
 
   it('refuses data without labels: batches before an update, validation without blaming the model', async () => {
     const model = tinyModel();
