@@ -93,16 +93,18 @@ const lossScaling = ({ fp16 }: Options) => (fp16 ? { lossScale: { initScale: 2 *
 export const galoreOf: Factory = (options, config) => {
   const { galoreTarget: targets, galoreRank: rank, galoreUpdateInterval: updateProjGap } = options;
   const { galoreScale: scale, galoreProjType: projType, computeDtype } = options;
-  const linear = [...llamaLayerShapes(config)].filter(([, { length }]) => length === 2).map(([name]) => moduleOf(name));
-  const wrong = targets.filter((name) => name !== 'all' && !linear.includes(name));
+  const linear = [...llamaLayerShapes(config)].filter(([, { length }]) => length === 2).map(([name]) => name);
+  const wrong = targets.filter((part) => part !== 'all' && !linear.some((name) => name.includes(part)));
   if (wrong.length > 0)
-    throw new UserError(`--galore_target: the model has no ${wrong.join(', ')}; it has all, ${linear.join(', ')}`);
-  const target = (name: string) => (targets.includes('all') ? linear : targets).includes(moduleOf(name));
+    throw new UserError(
+      `--galore_target: no weight has ${wrong.join(', ')} in its name; give all, or parts of ${linear.join(', ')}`,
+    );
+  // As in LLaMA-Factory, a part of the name is enough: mlp is gate_proj, up_proj and down_proj.
+  const wanted = targets.includes('all') ? linear : targets;
+  const target = (name: string) =>
+    linear.some((end) => name.endsWith(`.${end}`)) && wanted.some((part) => name.includes(part));
   return galore({ ...adamOptions(options), rank, updateProjGap, scale, projType, computeDtype, target });
 };
-
-/** `q_proj` of `model.layers.0.self_attn.q_proj.weight`. */
-const moduleOf = (name: string) => name.split('.').at(-2)!;
 
 const partitions = { layer: partitionByLayer, attention_mlp: partitionByAttentionMlp, matrix: partitionByMatrix };
 

@@ -156,7 +156,7 @@ async function run(
   const baseBytes = readMemory().resident;
 
   const method = methods[options.finetuningType];
-  const prompts = choosePrompts(data);
+  const prompts = options.doPredict ? choosePrompts(data) : [];
   // The model as it was before training is gone before the checkpoint's is opened: memory is planned for one.
   const original = checkpoint
     ? await answerAndDispose(method.open(options, modelFolder), data, prompts, signal)
@@ -286,7 +286,15 @@ const indifferent: OptionName[] = [
     'exportDir',
   ] as const),
   ...(['learningRate', 'lrSchedulerType', 'warmupRatio', 'warmupSteps', 'maxGradNorm', 'clipGradValue'] as const),
-  ...(['doTrain', 'gradientAccumulationSteps', 'numTrainEpochs', 'maxSteps', 'valSize', 'evaluationStrategy'] as const),
+  ...([
+    'doTrain',
+    'doPredict',
+    'gradientAccumulationSteps',
+    'numTrainEpochs',
+    'maxSteps',
+    'valSize',
+    'evaluationStrategy',
+  ] as const),
   ...(['evalSteps', 'outputDir', 'overwriteOutputDir', 'resumeFromCheckpoint', 'saveSteps', 'loggingSteps'] as const),
   ...(['reportTo', 'plotLoss', 'device', 'streamed'] as const),
 ];

@@ -23,7 +23,9 @@ describe('experiments:memory', () => {
     const [mapped, copied] = [planOf('true'), planOf('false')];
     expect(mapped.parameters).toBe(copied.parameters);
     expect(mapped.parameters).toBeGreaterThan(atRest);
-    expect(mapped.fileBacked).toBeGreaterThanOrEqual(atRest);
+    // Each layer leaves memory after its use, so the largest stage counts: an embedding or the head of 22 layers.
+    expect(mapped.fileBacked).toBeLessThan(atRest / 8);
+    expect(mapped.fileBacked).toBeGreaterThan(atRest / 22);
     expect(mapped.anonymous).toBeLessThan(atRest);
     expect(copied.anonymous).toBeGreaterThan(atRest);
     expect(copied.fileBacked).toBeLessThan(atRest);

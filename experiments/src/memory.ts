@@ -4,7 +4,7 @@
  *   npx nx run experiments:memory -- --model llama-2-7b --method block --per_device_train_batch_size 1 --cutoff_len 728
  *
  * The options are those of alpaca-llama; `--model` is a folder with config.json, a known name or embedded, `--method` a
- * --finetuning_type. `--streamed` plans frozen weights in their mapped files, `--streamed false` copies in memory; by default as the run
+ * --finetuning_type. `--streamed` plans frozen weights that leave memory after each use, `--streamed false` copies in memory; by default as the run
  * would do: mapped where the files have the dtype that is asked for. The last line printed is one JSON object, in bytes.
  */
 import {
@@ -86,7 +86,7 @@ function table(options: Options, planned: PlannedMemory): string {
     ['base (Node, TensorFlow)', peak - anonymous - fileBacked],
     ['peak resident', peak],
     ['  of it in files (can be dropped)', fileBacked],
-    ['  of it anonymous', peak - fileBacked],
+    ['  of it anonymous, base included', peak - fileBacked],
   ];
   const heading = `${options.modelNameOrPath} (${(total / 1e9).toFixed(3)} billion parameters), ${options.finetuningType}, ${accumulated} x ${batch} x ${cutoffLen} tokens`;
   return [heading, ...rows.map(([name, bytes]) => `  ${name.padEnd(34)} ${gigabytes(bytes).padStart(12)}`)].join('\n');

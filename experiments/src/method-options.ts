@@ -237,6 +237,6 @@ export const methodOptions = {
     galore,
     names,
     { default: ['all'], ...only('galore') },
-    'Modules whose gradients are projected; all: every linear module but the head. The others have whole states.',
+    'Modules whose gradients are projected, by parts of their names (mlp, q_proj); all: every linear module but the head. The others have whole states.',
   ),
 } as const;

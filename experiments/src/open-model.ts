@@ -123,7 +123,11 @@ function adapted(base: OpenedLlama, options: Options, source: string, checkpoint
     model,
     parameters: model.trainable,
     warnings: base.warnings,
-    save: (folder) => saveAdapter(folder, model, { baseModelNameOrPath: options.modelNameOrPath }),
+    // PEFT looks for the base there: embedded is a name of ours.
+    save: (folder) =>
+      saveAdapter(folder, model, {
+        baseModelNameOrPath: options.modelNameOrPath === 'embedded' ? source : options.modelNameOrPath,
+      }),
     export: async (folder) => {
       model.parameters.forEach((parameter) => parameter.deactivate());
       const merged = mergeAndUnload(model);

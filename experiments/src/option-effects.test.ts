@@ -57,6 +57,13 @@ describe('length of training', () => {
     expect(existsSync(join(folder, 'model'))).toBe(false);
     expect(record.samples[0].after).toBe(record.samples[0].before);
   });
+
+  it('do_predict false leaves the answers out, and changes nothing else', async () => {
+    const { record, weights } = await run('--do_predict false');
+    expect(plain.record.samples).toHaveLength(3);
+    expect(record.samples).toEqual([]);
+    expect(weights).toBe(plain.weights);
+  });
 });
 
 it('streamed weights change no bit of the result', async () => {
@@ -222,6 +229,7 @@ describe('the options of a method', () => {
     ['galore', '--galore_scale 1'],
     ['galore', '--galore_proj_type reverse_std'],
     ['galore', '--galore_target q_proj'],
+    ['galore', '--galore_target mlp,self_attn.o_proj'],
   ])('%s: %s changes what is left', async (type, options) => {
     const changed = await run(typed(type, options));
     expect(left(changed)).not.toEqual(left(await standard(type)));

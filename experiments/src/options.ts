@@ -201,6 +201,12 @@ export const optionTable = {
   ),
 
   doTrain: option(length, flag, { default: true }, 'Train; false only evaluates and answers the samples.'),
+  doPredict: option(
+    evaluation,
+    flag,
+    { default: true },
+    'Answer three prompts before and after training, 64 tokens at most: of a large model on a small machine that takes a while.',
+  ),
   perDeviceTrainBatchSize: option(
     length,
     integer({ min: 1 }),

@@ -38,6 +38,11 @@ export class Parameter {
     return this.elements * dtypes[this.dtype].bytes;
   }
 
+  /** Whether it leaves memory after each use: while it is at rest, over a streamed file. */
+  get isStreamed(): boolean {
+    return this.stored?.streaming !== undefined;
+  }
+
   /** The float32 master, while the parameter is trained. */
   get master(): Variable | undefined {
     return this.variable;

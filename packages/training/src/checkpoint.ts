@@ -105,7 +105,8 @@ export function loadCheckpoint(folder: string, fingerprint: Fingerprint): TrainS
 function compare(folder: string, { fingerprint: was }: StateFile, now: Fingerprint, keys: readonly string[]): void {
   const differing = keys.filter((key) => JSON.stringify(now[key]) !== JSON.stringify(was[key]));
   if (differing.length === 0) return;
-  const lines = differing.map((key) => `${key} was ${JSON.stringify(was[key])}, now ${JSON.stringify(now[key])}`);
+  const shown = (value: unknown) => JSON.stringify(value) ?? 'not said';
+  const lines = differing.map((key) => `${key} was ${shown(was[key])}, now ${shown(now[key])}`);
   throw new UserError(
     `${join(folder, stateFile)}: the checkpoint continues another run:\n  ${lines.join('\n  ')}\nGive the settings of that run`,
   );

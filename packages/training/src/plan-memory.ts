@@ -1,5 +1,5 @@
 import { createBatches, type BatchSource, type Example } from '@blockwise/loaders';
-import { rehearse } from '@blockwise/tensorflow';
+import { rehearse, type Parameter } from '@blockwise/tensorflow';
 import { train, type TrainOptions, type TrainParts } from './train.ts';
 
 /** What decides a run's memory. */
@@ -32,7 +32,7 @@ export interface MemoryPlan {
   activations: number;
   /** Temporaries of compiled functions, what the allocator does not give back, and TensorFlow's own part of a step. */
   workspace: number;
-  /** Resident at most, where the system drops no page of a mapped file. */
+  /** Resident at most, where the system drops no page of a mapped file that the run itself keeps: of streamed weights one stage's are there at a time. */
   peak: number;
 }
 
@@ -68,13 +68,20 @@ export function planMemory(input: MemoryPlanInput): Promise<PlannedMemory> {
     const options = { ...input.options, ...timing, totalSteps };
     const done = await train({ model, optimizer, batches: batchesOf(input), options });
     const { resident, mapped, read } = memory();
-    const parameters = [...model.parameters.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
+    const bytesOf = (some: Iterable<Parameter>) => [...some].reduce((sum, { byteLength }) => sum + byteLength, 0);
+    const all = [...model.parameters.values()];
+    // Some optimizers keep masters beside the weights: BlockOptimizerRatio those of its entries.
+    const inPlace = bytesOf(all.filter(({ master }) => master));
+    const parameters = bytesOf(all) + Math.max(0, done.masterBytes - inPlace);
+    const streamed = (some: Iterable<Parameter>) => bytesOf([...some].filter(({ isStreamed }) => isStreamed));
+    const aStage = Math.max(...model.stages.map((stage) => streamed(stage.parameters.values())));
+    const dropped = streamed(all) - aStage;
     optimizer.dispose();
     model.dispose();
     const { gradientBytes: gradients, stateBytes: optimizerStates, activationBytes: activations } = done;
     const { code, heap } = besidePool(resident);
-    const anonymous = resident + heap;
-    const fileBacked = (input.steps ? read : mapped) + code;
+    const anonymous = Math.round(resident + heap);
+    const fileBacked = Math.round(Math.max((input.steps ? read : mapped) - dropped, aStage) + code);
     const peak = input.baseBytes + anonymous + fileBacked;
     // Activations go as gradients come.
     const known = parameters + optimizerStates + Math.max(gradients, activations);
