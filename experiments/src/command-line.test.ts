@@ -194,6 +194,31 @@ describe('values', () => {
   });
 });
 
+describe("LLaMA-Factory's own example commands", () => {
+  // The keys of its examples/extras/badam/llama3_full_sft.yaml and examples/train_lora/llama3_lora_sft.yaml, with our model and data.
+  const common =
+    '--model_name_or_path embedded --trust_remote_code true --stage sft --do_train true --dataset embedded --cutoff_len 2048 --max_samples 1000 ' +
+    '--preprocessing_num_workers 16 --dataloader_num_workers 4 --output_dir out --logging_steps 10 --save_steps 500 --plot_loss true ' +
+    '--overwrite_output_dir true --save_only_model false --report_to none --per_device_train_batch_size 1 --gradient_accumulation_steps 8 ' +
+    '--num_train_epochs 3.0 --lr_scheduler_type cosine --warmup_ratio 0.1';
+  it.each([
+    [
+      'BAdam',
+      '--finetuning_type full --use_badam true --badam_mode layer --badam_switch_mode ascending --badam_switch_interval 50 --badam_verbose 2 --learning_rate 5.0e-6 --pure_bf16 true',
+    ],
+    [
+      'LoRA',
+      '--finetuning_type lora --lora_rank 8 --lora_target all --learning_rate 1.0e-4 --bf16 true --ddp_timeout 180000000 --resume_from_checkpoint null',
+    ],
+  ])('are accepted, with a warning for what has no part here: %s', (_, own) => {
+    const { warnings } = run(`${common} ${own}`);
+    expect(warnings).toContain(
+      '--preprocessing_num_workers: without effect: one process prepares the data, and computes',
+    );
+    expect(warnings).toContain('--trust_remote_code: without effect: no code is loaded with a model');
+  });
+});
+
 describe('problems', () => {
   it('come all in one error, with what is allowed and near matches', () => {
     const words =
@@ -223,7 +248,7 @@ describe('problems', () => {
     const cases: [string, string][] = [
       ['--use_badam --finetuning_type freeze', '--use_badam needs --finetuning_type full, lora or qlora'],
       ['--use_galore --finetuning_type lora', '--use_galore needs --finetuning_type full, and no --use_badam'],
-      ['--quantization_bit 8', '--quantization_bit: found "8", expected a whole number, at least 4 and at most 4'],
+      ['--quantization_bit 8', '--quantization_bit: found "8", expected 4'],
       [
         '--quantization_bit 4 --finetuning_type full',
         '--quantization_bit 4 needs --finetuning_type lora or qlora: weights that train themselves cannot be kept in 4 bits',
@@ -272,6 +297,23 @@ describe('problems', () => {
       '--output_dir: found "", expected a path',
       '--dataset: found "", expected a path or a name',
     ]);
+  });
+
+  it('say what a stray word was meant as: an option without its dashes, or another value of a list', () => {
+    const stray = 'found a value where an option (--name) was expected';
+    const commas = 'are separated with commas, without spaces';
+    for (const surroundings of [plain, nx]) {
+      expect(problems('learning_rate=1e-5 -no-plot-loss=true', surroundings)).toEqual([
+        `"learning_rate=1e-5": ${stray}; did you mean --learning_rate=1e-5?`,
+        `"-no-plot-loss=true": ${stray}; did you mean --no-plot-loss=true?`,
+      ]);
+      expect(problems('--lora_target q_proj v_proj --report_to=jsonl tensorboard', surroundings)).toEqual([
+        `"v_proj": ${stray}; the values of --lora_target ${commas}`,
+        `"tensorboard": ${stray}; the values of --report_to ${commas}`,
+      ]);
+    }
+    expect(problems('--dataset a.json b.json')).toEqual([`"b.json": ${stray}; the values of --dataset ${commas}`]);
+    expect(problems('colour=red --lora_target q_proj --seed 1 2')).toEqual([`"colour=red": ${stray}`, `"2": ${stray}`]);
   });
 
   it('include options that contradict each other', () => {

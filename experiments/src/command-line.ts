@@ -1,4 +1,5 @@
 import { nearMatches } from '@blockwise/loaders';
+import { idleOptions } from './idle-options.ts';
 import { checkOptions } from './option-checks.ts';
 import { optionTable, resolveOptions, typedName } from './options.ts';
 import type { Option } from './option.ts';
@@ -23,6 +24,8 @@ const byName = new Map<string, OptionName>(
   names.flatMap((name) => [name, ...(table[name]!.aliases ?? [])].map((typed) => [canonical(typed), name] as const)),
 );
 
+const idleByName = new Map(Object.entries(idleOptions).map(([name, reason]) => [canonical(name), reason]));
+
 function canonical(name: string): string {
   return name.replaceAll(/[-_]/g, '').toLowerCase();
 }
@@ -40,12 +43,13 @@ export function parseCommandLine(
   surroundings: Surroundings = { env: process.env, folder: process.cwd() },
 ): CommandLine {
   if (words.some((word) => word === '--help' || word === '-h')) return { kind: 'help', text: helpText() };
-  const { given, problems } = readWords(words, surroundings);
+  const { given, problems, idle } = readWords(words, surroundings);
   const options = resolveOptions(given);
   const checked = checkOptions(options, given);
   problems.push(...checked.problems);
   if (problems.length === 0) {
-    return { kind: 'run', options, warnings: checked.warnings, command: typedCommand(words, surroundings.env) };
+    const warnings = [...idle, ...checked.warnings];
+    return { kind: 'run', options, warnings, command: typedCommand(words, surroundings.env) };
   }
   const count = problems.length === 1 ? 'a problem' : `${problems.length} problems`;
   throw new UserError(
@@ -58,20 +62,25 @@ export function parseCommandLine(
 function readWords(words: readonly string[], surroundings: Surroundings) {
   const given: Partial<Record<OptionName, unknown>> = {};
   const problems: string[] = [];
+  const idle: string[] = [];
   const folder = launchFolder(surroundings);
   const queue = words.filter((word) => word !== '--');
+  let previous: OptionName | undefined;
   while (queue.length > 0) {
     const word = queue.shift()!;
     const [, typed, inline] = /^--([^=]+)(?:=(.*))?$/s.exec(word) ?? [];
     if (typed === undefined) {
       problems.push(
-        `${JSON.stringify(word)}: found a value where an option (--name) was expected${strayReason(surroundings)}`,
+        `${JSON.stringify(word)}: found a value where an option (--name) was expected${strayHint(word, previous, surroundings)}`,
       );
       continue;
     }
     const found = findOption(typed);
+    previous = found?.name;
     if (found === undefined) {
-      problems.push(unknownOption(typed));
+      const reason = idleByName.get(canonical(typed));
+      if (reason === undefined) problems.push(unknownOption(typed));
+      else idle.push(`--${typed}: without effect: ${reason}`);
       // Its value, if it has one, is no problem of its own.
       if (inline === undefined && queue.length > 0 && !queue[0]!.startsWith('-')) queue.shift();
       continue;
@@ -84,7 +93,7 @@ function readWords(words: readonly string[], surroundings: Surroundings) {
       problems.push(`--${typedName(found.name)}: found ${shown}, ${(error as Error).message}`);
     }
   }
-  return { given: given as Partial<Options>, problems };
+  return { given: given as Partial<Options>, problems, idle };
 }
 
 interface Found {
@@ -133,7 +142,13 @@ function unknownOption(typed: string): string {
   return `--${typed}: no such option${hint}`;
 }
 
-function strayReason({ env }: Surroundings): string {
+/** What a word may have been meant as that stands where an option was expected, `previous` being the option before it. */
+function strayHint(word: string, previous: OptionName | undefined, { env }: Surroundings): string {
+  const [, assignment, name] = /^-*(([^=]+)=.*)$/s.exec(word) ?? [];
+  if (name !== undefined && findOption(name)) return `; did you mean --${assignment}?`;
+  // Lists alone have commas in what help shows for their values.
+  if (previous !== undefined && table[previous]!.kind.label.includes(','))
+    return `; the values of --${typedName(previous)} are separated with commas, without spaces`;
   return runsUnderNx(env) ? ' (nx hands values on without their quotes)' : '';
 }
 

@@ -58,6 +58,7 @@ function parseNumber(word: string, { min, max, below }: Range, whole: boolean): 
     value >= (min ?? -Infinity) &&
     value <= (max ?? Infinity);
   if (fits && value < (below ?? Infinity)) return value;
+  if (min !== undefined && min === max) throw new Error(`expected ${min}`);
   const bounds = [
     ...(min === undefined ? [] : [`at least ${min}`]),
     ...(max === undefined ? [] : [`at most ${max}`]),

@@ -4,7 +4,7 @@ import { attribute, attributeKinds, type Attribute } from './attributes.ts';
 import { dtypes, TF_RESOURCE, TF_STRING, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
 import { executeOperation } from './execute-operation.ts';
-import { currentRuntime, type Value } from './runtime.ts';
+import { currentRuntime, notLoaded, type Value } from './runtime.ts';
 
 /**
  * Puts our runtime underneath the JavaScript kernels of @tensorflow/tfjs-node-gpu. Those kernels describe each TensorFlow.js operation as
@@ -16,6 +16,19 @@ interface KernelBackend extends tf.KernelBackend {
 }
 
 let backend: KernelBackend | undefined;
+
+/** TensorFlow.js's backend until initTensorFlow() has run: it takes no values and says why. */
+class NotLoaded extends tf.KernelBackend {
+  override write(): never {
+    throw new Error(notLoaded);
+  }
+  override memory(): never {
+    throw new Error(notLoaded);
+  }
+}
+
+// The sentence is its name too: what needs no values, such as tf.fill(), fails by "Kernel ... not registered for backend" and the name.
+tf.registerBackend(notLoaded, () => new NotLoaded(), 0);
 
 /** Registers the TensorFlow.js backend `tensorflow` and makes it the current one. */
 export async function registerBackend(): Promise<void> {

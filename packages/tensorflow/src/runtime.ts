@@ -376,6 +376,9 @@ function withoutStderr<T>(body: () => T): T {
 
 let runtime: Runtime | undefined;
 
+/** What everything says that needs TensorFlow before initTensorFlow(). */
+export const notLoaded = 'TensorFlow is not loaded yet: await initTensorFlow() first';
+
 /** Starts TensorFlow in this process, once. */
 export function startRuntime(frameworkPath: string, ccPath: string, options: RuntimeOptions): Runtime {
   // Errors come as exceptions that name the operation; what TensorFlow prints beside them is about its own start.
@@ -397,7 +400,7 @@ let standIn: TensorRuntime | undefined;
 /** The runtime, once initTensorFlow() has run. */
 export function currentRuntime(): TensorRuntime {
   if (standIn) return standIn;
-  if (!runtime) throw new Error('TensorFlow is not loaded yet: await initTensorFlow() first');
+  if (!runtime) throw new Error(notLoaded);
   return runtime;
 }
 
