@@ -24,7 +24,7 @@ export interface MemoryPlanInput {
 
 /** Bytes by what they hold, each at its most; `peak` counts the base in. */
 export interface MemoryPlan {
-  /** Weights at rest, mapped ones included, and float32 masters in their place. */
+  /** Weights at rest, mapped and streamed ones included, and float32 masters. */
   parameters: number;
   gradients: number;
   optimizerStates: number;
@@ -84,7 +84,7 @@ export function planMemory(input: MemoryPlanInput): Promise<PlannedMemory> {
     const fileBacked = Math.round(Math.max((input.steps ? read : mapped) - dropped, aStage) + code);
     const peak = input.baseBytes + anonymous + fileBacked;
     // Activations go as gradients come.
-    const known = parameters + optimizerStates + Math.max(gradients, activations);
+    const known = parameters - dropped + optimizerStates + Math.max(gradients, activations);
     const workspace = Math.max(anonymous + fileBacked - known, 0);
     return { parameters, gradients, optimizerStates, activations, workspace, peak, anonymous, fileBacked };
   });
