@@ -8,7 +8,7 @@ import {
   type JsonObject,
   type StagedModel,
 } from '@blockwise/model-zoo';
-import { cast, MappedFile } from '@blockwise/tensorflow';
+import { cast, MappedFile, toRaw, type RawTensor } from '@blockwise/tensorflow';
 import { existsSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -84,10 +84,13 @@ export function loadAdapter<Model extends StagedModel>(
   const model = applyLora(base, lora, seed);
   try {
     // Where PEFT adapts the head, it saves the base's weight too.
-    const entries = [...readSafetensorsHeader(path).entries].filter(([name]) => !name.endsWith('.base_layer.weight'));
+    const all = [...readSafetensorsHeader(path).entries];
+    const entries = all.filter(([name]) => !name.endsWith(ofBase));
     const expected = new Map(model.trainable.map(({ name, shape }) => [name, shape]));
     matchWeights(expected, { folder, entries: new Map(entries) }, { config: configFile });
     const file = MappedFile.open(path);
+    for (const [name, { offset, shape, dtype }] of all.filter(([name]) => name.endsWith(ofBase)))
+      needSameBase(base, name, file.tensor(offset, shape, dtype), path);
     for (const [name, { offset, shape, dtype }] of entries) {
       const stored = file.tensor(offset, shape, dtype);
       model.parameters.get(name)!.replace(atRest(cast(stored), 'float32'));
@@ -99,6 +102,21 @@ export function loadAdapter<Model extends StagedModel>(
     model.unload();
     throw error;
   }
+}
+
+const ofBase = '.base_layer.weight';
+
+/** @throws UserError where a weight of the base that the file holds, disposed of here, is not the one that the base has */
+function needSameBase({ stages }: StagedModel, name: string, stored: RawTensor, path: string): void {
+  const wanted = name.slice(0, -ofBase.length) + '.weight';
+  const own = stages.flatMap((stage) => [...stage.parameters]).find(([local, { name }]) => wanted.endsWith(`.${name}`) || wanted.endsWith(`.${local}`))?.[1]; // prettier-ignore
+  const values = cast(stored);
+  const rounded = own && toRaw(values, own.storageDtype);
+  const isSame =
+    own && rounded!.shape.join() === own.shape.join() && Buffer.compare(rounded!.bytes(), own.bytes()) === 0;
+  [stored, values, rounded].forEach((one) => one?.dispose());
+  if (!isSame)
+    throw new UserError(`${path}: ${name} is not the weight that this base has there: the adapter is of another base`);
 }
 
 /** Keys that say nothing about the mathematics. */

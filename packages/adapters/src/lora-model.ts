@@ -149,11 +149,12 @@ function wrapStage({ stage, adapters, copies }: AdaptedStage, lora: LoraConfig, 
     linear: loraLinear(base, scaling),
     linearShapes: linearShapes(stage),
     operandBytes: stage.operandBytes,
-    forward(weights, x, context, linear = base) {
+    forward(weights, x, context, linear) {
       const seed = seedIn(context);
       const mask = (name: string, x: tf.Tensor2D) =>
         dropout(x, lora.loraDropout, [seed!, tf.add(weights[place], tf.scalar(locals.indexOf(name), 'int32'))]);
-      return stage.forward(weights, x, context, loraLinear(linear, scaling, seed && mask));
+      // A linear layer that is given was made around this stage's own, adapters included.
+      return stage.forward(weights, x, context, linear ?? loraLinear(base, scaling, seed && mask));
     },
   };
 }

@@ -38,7 +38,7 @@ export const isPacked = ({ storageDtype }: Parameter) => /^u?int/.test(storageDt
  * @throws UserError with every option that is wrong and every name that matches nothing
  */
 export function planLora(model: StagedModel, config: LoraConfig): StagePlan[] {
-  const problems = loraConfigProblems(config);
+  const problems = [...adapterProblems(model), ...loraConfigProblems(config)];
   const modules = model.stages.map((stage) => linearModules(stage));
   const head = model.stages.length - 1;
   const saves = (name: string) => config.modulesToSave.some((end) => name.endsWith(end));
@@ -56,6 +56,16 @@ export function planLora(model: StagedModel, config: LoraConfig): StagePlan[] {
     );
   if (problems.length > 0) throw UserError.of("LoRA's options", problems);
   return plans;
+}
+
+/** What is wrong with a model that has adapters already, where what is made of it would leave them out. */
+export function adapterProblems({ stages }: StagedModel): string[] {
+  const names = stages.flatMap(({ parameters }) =>
+    [...parameters].filter(([local]) => local.endsWith('.lora_A.weight')),
+  );
+  return names.length > 0
+    ? [`the model has an adapter already (${names[0][1].name}): mergeAndUnload() or unload() it`]
+    : [];
 }
 
 function linearModules(stage: Stage): Target[] {

@@ -1,9 +1,18 @@
-import { createLlama, linearShapes, plainLinear, stageWeights, type Llama, type Stage } from '@blockwise/model-zoo';
+import {
+  createLlama,
+  linearShapes,
+  llamaWeightShapes,
+  plainLinear,
+  stageWeights,
+  type Llama,
+  type Stage,
+} from '@blockwise/model-zoo';
 import { matMul2d, Parameter, tf, type DType, type RawTensor } from '@blockwise/tensorflow';
 import { loraScaling, type LoraConfig } from './lora-config.ts';
 import type { AdaptedStage, Adapter, LoraModel } from './lora-model.ts';
 import { fullName, isPacked } from './lora-targets.ts';
 import { atRest, valueOf } from './parameter-values.ts';
+import { withExactInputs } from './quantize-model.ts';
 import { UserError } from './user-error.ts';
 
 /** Stages with merged weights in place of adapters, and what frees those weights. */
@@ -41,8 +50,19 @@ export function mergeStages(adapted: readonly AdaptedStage[], lora: LoraConfig):
  * A Llama with the updates folded into its weights and with trained copies in place of what they are copies of. Consumes `model`. Where one of
  * two tied weights was changed, they are tied no longer (PEFT's merge_and_unload() unties them too).
  * @param dtype of weights that are quantised in the base (default: the embedding's); the others keep theirs
+ * @throws UserError where the base is no plain Llama (a BitNet), which folded weights alone would not be
  */
 export function mergeAndUnload(model: LoraModel<Llama>, dtype?: DType): Llama {
+  const known = new Set([...llamaWeightShapes(model.config).keys(), 'lm_head.weight']);
+  const foreign = model.adapted.flatMap(({ stage: { parameters } }) =>
+    [...parameters]
+      .map(([local, parameter]) => fullName(local, parameter))
+      .filter((name) => /_norm\.weight$/.test(name) && !known.has(name)),
+  );
+  if (foreign.length > 0)
+    throw new UserError(
+      `the base has ${foreign[0]}, which no plain Llama has: its adapters cannot be folded into one; save them instead`,
+    );
   model.unmerge();
   const [embedding] = model.adapted[0].stage.parameters.values();
   const unpacked = dtype ?? embedding.storageDtype;
@@ -98,7 +118,7 @@ function weightOf(stage: Stage, module: string): tf.Tensor {
   const stored = own.map(([local, parameter]) => [local, parameter, parameter.acquire()] as const);
   const weight = tf.tidy(() => {
     const weights = stageWeights(stored.map(([local, , value]) => [local, value] as const));
-    return tf.transpose((stage.linear ?? plainLinear)(module, tf.eye(inputs), weights));
+    return tf.transpose(withExactInputs(stage.linear ?? plainLinear)(module, tf.eye(inputs), weights));
   });
   stored.forEach(([, parameter, value]) => parameter.release(value));
   return weight;

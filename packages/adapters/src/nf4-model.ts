@@ -11,7 +11,7 @@ import {
 } from '@blockwise/model-zoo';
 import { dequantizeNf4Codes, nf4Absmax, nf4BlockSize, nf4Table, quantizeNf4 } from '@blockwise/quantization';
 import { Parameter, RawTensor, sliceRows, tf } from '@blockwise/tensorflow';
-import { isPacked } from './lora-targets.ts';
+import { adapterProblems, isPacked } from './lora-targets.ts';
 import { UserError } from './user-error.ts';
 
 /**
@@ -27,7 +27,7 @@ export function quantizeModelNf4<Model extends StagedModel>(
   { doubleQuantization = true }: { doubleQuantization?: boolean } = {},
 ): Model {
   const { stages } = base;
-  const problems = stages.slice(1, -1).flatMap(packingProblems);
+  const problems = [...adapterProblems(base), ...stages.slice(1, -1).flatMap(packingProblems)];
   if (problems.length > 0) throw UserError.of('this model cannot be put into 4 bits', problems);
   const parameters = new Map(base.parameters);
   const quantised = stages.map((stage, index) =>
@@ -75,7 +75,7 @@ function packStage(stage: Stage, parameters: Map<string, Parameter>, doubleQuant
 function packedParts(parameter: Parameter, doubleQuant: boolean): [suffix: string, values: RawTensor][] {
   parameter.deactivate();
   const stored = parameter.take();
-  const { codes, absmax, nestedAbsmax, nestedOffset } = quantizeNf4(stored, { doubleQuant });
+  const { codes, absmax, nestedAbsmax, nestedOffset } = quantizeNf4(stored, { doubleQuant, name: parameter.name });
   stored.dispose();
   const parts: [string, RawTensor | undefined][] = [
     ['', codes],

@@ -2,6 +2,7 @@ import {
   frozenLinear,
   linearShapes,
   plainLinear,
+  storedWeight,
   weightAtRest,
   type FrozenWeight,
   type LinearLayer,
@@ -16,8 +17,9 @@ import {
   type Bits,
   type WeightScheme,
 } from '@blockwise/quantization';
-import { cast, castAfter, Parameter, RawTensor, sliceRows, tf, toRaw } from '@blockwise/tensorflow';
+import { cast, castAfter, Parameter, RawTensor, sliceRows, tf, toRaw, type AnyTensor } from '@blockwise/tensorflow';
 import { inputParameters, roundInput, type ActivationScheme } from './activation-ranges.ts';
+import { adapterProblems } from './lora-targets.ts';
 import { UserError } from './user-error.ts';
 
 /** How a model's linear modules become codes. */
@@ -45,7 +47,7 @@ export function quantizeModel<Model extends StagedModel>(base: Model, scheme: Mo
 
 /** @throws UserError naming every weight that the scheme does not fit, and every module without a calibrated range */
 export function checkScheme(base: StagedModel, scheme: ModelQuantization): void {
-  const problems = new Set<string>();
+  const problems = new Set(adapterProblems(base));
   for (const stage of base.stages.slice(1, -1)) {
     for (const [module, shape] of linearShapes(stage)) {
       const name = `${stage.name}.${module}`;
@@ -77,7 +79,9 @@ function quantizeStage(stage: Stage, parameters: Map<string, Parameter>, scheme:
       parameters.set(part.name, part);
     }
   }
-  const linear = quantizedLinear(stage.linear ?? plainLinear, scheme);
+  const base = stage.linear ?? plainLinear;
+  const linear = quantizedLinear(base, scheme);
+  exact.set(linear, quantizedLinear(base, { ...scheme, activations: undefined }));
   return {
     ...stage,
     kind: `${stage.kind} int${scheme.bits}`,
@@ -107,6 +111,11 @@ function inputsOf(module: string, { activations }: ModelQuantization): Record<st
   return parts;
 }
 
+const exact = new WeakMap<LinearLayer, LinearLayer>();
+
+/** The same linear layer without rounded inputs: what its weights are. */
+export const withExactInputs = (linear: LinearLayer): LinearLayer => exact.get(linear) ?? linear;
+
 /** y = round(x) W^T + b for modules whose weight stands as codes; the others are `base`'s. */
 function quantizedLinear(base: LinearLayer, { bits, activations }: ModelQuantization): LinearLayer {
   return (name, x, weights) => {
@@ -127,15 +136,20 @@ function calibrated(weights: StageWeights, name: string) {
 function codedWeight(weights: StageWeights, module: string, bits: Bits): FrozenWeight | undefined {
   const codes = weightAtRest(weights, `${module}.weight`);
   if (!(codes instanceof RawTensor) || !/^u?int8$/.test(codes.dtype)) return undefined;
-  const scale = weights[`${module}.weight_scale`];
-  const zeroPoint = weights[`${module}.weight_zero_point`] as tf.Tensor | undefined;
+  // As they are kept: tensors made of them end with the forward run.
+  const kept = (name: string) => (name in weights ? storedWeight(weights, name) : undefined);
+  const scale = kept(`${module}.weight_scale`)!;
+  const zeroPoint = kept(`${module}.weight_zero_point`);
   return {
     shape: [codes.shape[0], codes.shape[1] * (8 / bits)],
     rows(from, to, previous) {
       const rows = sliceRows(codes, from, to);
       const values = castAfter(rows, previous);
       rows.dispose();
-      const own = (x: tf.Tensor) => (x.shape[0] === 1 ? x : tf.slice(x, [from, 0], [to - from, x.shape[1]!]));
+      const own = (x: AnyTensor) => {
+        const all = cast(x);
+        return all.shape[0] === 1 ? all : tf.slice(all, [from, 0], [to - from, all.shape[1]!]);
+      };
       return dequantizeWeight(values, bits, own(scale), zeroPoint && own(zeroPoint));
     },
   };

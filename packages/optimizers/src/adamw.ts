@@ -96,6 +96,13 @@ export function adamStep([beta1, beta2]: readonly [number, number], eps: number,
       beta2: scalar('beta2', beta2),
       epsilon: scalar('epsilon', eps * ratio2 * (form === 'torch' ? correction2 : 1)),
     };
+    // The kernel's m + (g - m) 1 is not g where m is far larger.
+    for (const [i, beta] of [beta1, beta2].entries()) {
+      if (beta !== 0) continue;
+      const zeros = tf.zeros([...states[i].shape]);
+      states[i].assign(zeros);
+      zeros.dispose();
+    }
     master.applyAdam(states[0], states[1], scalars, gradient);
   };
 }

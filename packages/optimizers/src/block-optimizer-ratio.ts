@@ -195,6 +195,7 @@ export class BlockOptimizerRatio implements Optimizer {
         this.masked.set(name, new Parameter(name, values));
       });
     this.inner = this.adam([...this.masked.values()]);
+    this.inner.visit = this.window;
   }
 
   private leaveWindow(): void {

@@ -198,6 +198,7 @@ export class BlockOptimizer implements Optimizer {
     const { names, prefixes } = this.blocks[visit.block];
     const parameters = this.named(this.official ? [...names, ...this.activeNames] : names);
     const inner = this.base(parameters, this.options.compat);
+    inner.visit = this.visits.length;
     this.trained = new Set([...names, ...this.activeNames]);
     const { verbose = 1, log } = this.options;
     const always = this.activeNames.length > 0 ? ` and ${this.activeNames.length} always active` : '';

@@ -16,6 +16,8 @@ export interface Projection {
  * one `update()` for each name in `trainable`, `endStep()`.
  */
 export interface Optimizer {
+  /** Which turn of a block optimizer it was made for: each has random numbers of its own. */
+  visit?: number;
   /** Names it changes at present: the loop computes exactly these gradients. A block optimizer replaces the set in endStep(). */
   readonly trainable: ReadonlySet<string>;
   /** Of the next updates; a scheduler sets it before each step. */

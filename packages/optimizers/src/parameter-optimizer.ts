@@ -149,6 +149,7 @@ export class ParameterOptimizer implements Optimizer {
   private readonly waiting = new Map<string, Pending[]>();
   private readonly scalars = new ScalarSlots();
 
+  visit = 0;
   readonly fused: boolean;
   readonly lossScaler: DynamicLossScaler | undefined;
 
@@ -272,11 +273,11 @@ export class ParameterOptimizer implements Optimizer {
     return this.options.masters === 'transient' && storageDtype !== 'float32';
   }
 
-  /** Other random numbers for every parameter and step, the same ones in a resumed run. */
+  /** Other random numbers for every visit, parameter and step, the same ones in a resumed run. */
   private roundingOf(name: string, step: number): Rounding | undefined {
     const { rounding } = this.options;
     if (rounding?.mode !== 'stochastic') return rounding;
-    return { mode: 'stochastic', seed: hash(rounding.seed, [...this.trainable].indexOf(name), step) };
+    return { mode: 'stochastic', seed: hash(rounding.seed, this.visit, [...this.trainable].indexOf(name), step) };
   }
 
   endStep(): void {

@@ -1,3 +1,4 @@
+import { UserError } from './user-error.ts';
 import {
   attribute,
   cast,
@@ -51,10 +52,11 @@ export type Nf4Weight = Nf4Tensors<RawTensor>;
 /**
  * A tensor as NF4 codes. Needs float32 copies of a few rows at a time.
  * @param x float32 or of 16 bits, at least one dimension; borrowed
- * @param options doubleQuant: default true
+ * @param options doubleQuant: default true; name: what an error calls it
+ * @throws UserError where a value is not finite
  * @returns codes are uint8 [..., inputs / 2] for x of [..., inputs]; [ceil(n / 2)] where `inputs` is odd
  */
-export function quantizeNf4(x: RawTensor, { doubleQuant = true } = {}): Nf4Weight {
+export function quantizeNf4(x: RawTensor, { doubleQuant = true, name = 'a weight' } = {}): Nf4Weight {
   const n = elementCount(x.shape);
   const packed = new Uint8Array(Math.ceil(n / 2));
   const absmax = new Float32Array(Math.ceil(n / nf4BlockSize));
@@ -63,6 +65,8 @@ export function quantizeNf4(x: RawTensor, { doubleQuant = true } = {}): Nf4Weigh
     packBlocks(values, packed.subarray(done / 2), absmax.subarray(done / nf4BlockSize));
     done += values.length;
   }
+  if (!absmax.every(Number.isFinite))
+    throw new UserError(`${name} holds values that are not finite: the model is damaged, get it again`);
   const inputs = x.shape[x.shape.length - 1];
   const shape = inputs % 2 === 0 ? [...x.shape.slice(0, -1), inputs / 2] : [packed.length];
   const codes = RawTensor.fromBytes(packed, shape, 'uint8');
