@@ -2,11 +2,14 @@ import { callStage, linearShapes, openLlama, stageInputs, type StagedModel } fro
 import { compile, initTensorFlow, liveTensors, sparseSoftmaxCrossEntropy, tf } from '@blockwise/tensorflow';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { calibrate, type ActivationRanges } from './activation-ranges.ts';
 import { quantizationAware } from './quantization-aware.ts';
 import { quantizeModel, type ModelQuantization } from './quantize-model.ts';
-import { largestDifference, logitsOf } from './run-model.test-support.ts';
+import { applyLora } from './lora-model.ts';
+import { mergeAndUnload } from './merge.ts';
+import { quantizeModelNf4 } from './nf4-model.ts';
+import { fill, largestDifference, logitsOf } from './run-model.test-support.ts';
 import { tinyModel } from './tiny-model.test-support.ts';
 
 /** The embedded model with rounded weights and inputs in transformers, made by tools/golden/quantized_llama.py; versions inside. */
@@ -166,4 +169,66 @@ test('all that does not fit a model is said at once, and the model stays usable'
   );
   expect(() => quantizationAware(quantized, scheme)).toThrow('is kept as int8');
   quantized.dispose();
+});
+
+describe('beside adapters', () => {
+  const lora = { r: 2, targetModules: 'all-linear' } as const;
+  const ids = [3, 1, 4, 1, 5, 9, 2, 6];
+  const positions = { batchSize: 1, length: ids.length, positionIds: Int32Array.from(ids, (_, i) => i) };
+  const adapted = () => {
+    const model = applyLora(tinyModel(), lora);
+    for (const parameter of model.trainable) fill(parameter, (i) => 0.3 * Math.sin(i + 1));
+    return model;
+  };
+
+  test('calibration applies an adapter once: the ranges are those of the model with it merged', async () => {
+    const input = [{ ...positions, inputIds: Int32Array.from(ids) }];
+    const model = adapted();
+    const found = await calibrate(model, input);
+    model.dispose();
+    const merged = mergeAndUnload(adapted());
+    const expected = await calibrate(merged, input);
+    merged.dispose();
+    for (const [name, { min, max }] of expected) {
+      expect(found.get(name)!.min, name).toBeCloseTo(min, 4);
+      expect(found.get(name)!.max, name).toBeCloseTo(max, 4);
+    }
+  });
+
+  test.each([
+    ['8 bits', (model: StagedModel) => quantizeModel(model, { bits: 8, symmetric: true, granularity: 'channel' })],
+    ['NF4', (model: StagedModel) => quantizeModelNf4(model)],
+    ['another adapter', (model: StagedModel) => applyLora(model, lora)],
+  ])('an adapted model is refused by %s, which would leave the adapter out', (_, put) => {
+    const model = adapted();
+    expect(() => put(model)).toThrow('the model has an adapter already');
+    model.dispose();
+  });
+
+  test.each([undefined, { bits: 8, symmetric: false } as const])(
+    'weights in 8 bits, inputs rounded as %s: the codes are what mergeAndUnload() gives back, and a gradient passes them',
+    async (activations) => {
+      const scheme = { bits: 8, symmetric: true, granularity: 'channel' } as const;
+      const plain = quantizeModel(tinyModel(), scheme);
+      const expected = await logitsOf(plain, ids);
+      plain.dispose();
+      const model = applyLora(quantizeModel(tinyModel(), { ...scheme, activations }), lora);
+      const stage = model.stages[1];
+      const fn = compile('backward', (...inputs) => {
+        const { weights, rest } = stageInputs(stage, inputs);
+        const [x, dy, ...context] = rest;
+        return [tf.grad((x) => stage.forward(weights, x, context))(x, dy)];
+      });
+      const context = model.context(positions);
+      const [x, dy] = [0, 1].map((seed) => tf.randomNormal([ids.length, 16], 0, 1, 'float32', seed));
+      const [dx] = await callStage(fn, stage, [x, dy, ...context]);
+      expect(tf.tidy(() => tf.max(tf.abs(dx)).dataSync()[0])).toBeGreaterThan(0);
+      tf.dispose([x, dy, dx, ...context]);
+      fn.dispose();
+      // B is 0 at first.
+      const merged = mergeAndUnload(model, 'float32');
+      expect(largestDifference(await logitsOf(merged, ids), expected)).toBeLessThan(1e-4);
+      merged.dispose();
+    },
+  );
 });

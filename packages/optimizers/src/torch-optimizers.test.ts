@@ -58,3 +58,27 @@ describe('torch.optim on given gradients', () => {
     parameters.forEach((parameter) => parameter.dispose());
   });
 });
+
+test("Adam with a beta of 0 takes the step of the gradient in hand, as torch's does", () => {
+  // torch.optim.AdamW(lr=1e-3, betas=(0.9, 0), weight_decay=0) from 1 with gradients 10 and 1e-4: 0.999, then -46.37.
+  const after = (betas: [number, number]) => {
+    const parameter = new Parameter(
+      'w',
+      RawTensor.fromBytes(new Uint8Array(Float32Array.of(1).buffer), [1], 'float32'),
+    );
+    const optimizer = adamW({ learningRate: 1e-3, betas, weightDecay: 0 })([parameter]);
+    for (const value of [10, 1e-4]) {
+      const gradient = tf.tensor1d([value]);
+      optimizer.beginStep();
+      optimizer.update('w', gradient);
+      optimizer.endStep();
+      gradient.dispose();
+    }
+    const [result] = new Float32Array(optimizer.state().tensors.get('w.master')!.bytes.slice().buffer);
+    optimizer.dispose();
+    parameter.dispose();
+    return result;
+  };
+  expect(after([0, 0])).toBeCloseTo(0.998, 4);
+  expect(after([0.9, 0])).toBeCloseTo(-46.37, 1);
+});
