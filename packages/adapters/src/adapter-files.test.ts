@@ -1,4 +1,4 @@
-import { openLlama, saveLlama } from '@blockwise/model-zoo';
+import { openLlama, saveLlama, writeSafetensors } from '@blockwise/model-zoo';
 import { cast, initTensorFlow, liveTensors } from '@blockwise/tensorflow';
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -67,6 +67,33 @@ test('what saveAdapter writes, loadAdapter reads, bit for bit', async () => {
   expect(again.trainable.map(({ name }) => name)).toEqual(model.trainable.map(({ name }) => name));
   again.trainable.forEach((parameter, i) => expect(parameter.bytes()).toEqual(model.trainable[i].bytes()));
   [model, again].forEach((each) => each.dispose());
+});
+
+test("a weight of the base in the file is refused unless it is this base's, and the base is then still the caller's", async () => {
+  const folder = join(scratch, 'head');
+  const model = applyLora(tinyModel(), { r: 2, targetModules: ['q_proj', 'lm_head'] });
+  await saveAdapter(folder, model, { baseModelNameOrPath: 'tiny' });
+  const own = model.parameters.get('lm_head.weight')!;
+  const saved = model.trainable.map(({ name, shape, storageDtype, bytes }, i) => {
+    return [name, { dtype: storageDtype, shape: [...shape], bytes: () => bytes.call(model.trainable[i]) }] as const;
+  });
+  const head = own.bytes();
+  const write = (bytes: Uint8Array) => {
+    const entry = { dtype: 'float32', shape: [...own.shape], bytes: () => bytes } as const;
+    return writeSafetensors(join(folder, 'adapter_model.safetensors'), [
+      ...saved,
+      ['base_model.model.lm_head.base_layer.weight', entry],
+    ]);
+  };
+  await write(head);
+  const again = loadAdapter(tinyModel(), folder);
+  expect(again.trainable).toHaveLength(model.trainable.length);
+  const other = head.slice();
+  other[3] ^= 1;
+  await write(other);
+  const base = tinyModel();
+  expect(() => loadAdapter(base, folder)).toThrow('the adapter is of another base');
+  [model, again, base].forEach((each) => each.dispose());
 });
 
 test("all weights that do not fit are told at once, and the base is still the caller's", () => {

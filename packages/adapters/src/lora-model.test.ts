@@ -1,5 +1,5 @@
-import { generate, llamaDecoder } from '@blockwise/model-zoo';
-import { initTensorFlow, liveTensors } from '@blockwise/tensorflow';
+import { bitnetWeightShapes, createBitNet, generate, llamaDecoder } from '@blockwise/model-zoo';
+import { initTensorFlow, liveTensors, RawTensor } from '@blockwise/tensorflow';
 import { beforeAll, expect, test } from 'vitest';
 import type { LoraConfig } from './lora-config.ts';
 import { applyLora, type LoraModel } from './lora-model.ts';
@@ -170,4 +170,17 @@ test('all options that are wrong or match nothing are told at once, and the base
   expect(liveTensors()).toBe(count);
   expect((await logitsOf(base, ids)).every(Number.isFinite)).toBe(true);
   base.dispose();
+});
+
+test('a BitNet with adapters is not folded into a plain Llama, which has neither its norms nor its rounding', () => {
+  const { config } = tinyModel();
+  const weights = [...bitnetWeightShapes(config)].map(([name, shape]) => {
+    const values = new Float32Array(shape.reduce((product, size) => product * size, 1)).fill(0.1);
+    return [name, RawTensor.fromBytes(new Uint8Array(values.buffer), shape, 'float32')] as const;
+  });
+  const model = applyLora(createBitNet(config, new Map(weights)), { r: 2, targetModules: 'all-linear' });
+  expect(() => mergeAndUnload(model)).toThrow(
+    /the base has model\.layers\.0\..*_sub_norm\.weight, which no plain Llama has/,
+  );
+  model.dispose();
 });

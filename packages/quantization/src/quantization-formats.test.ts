@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { fakeQuantize, fakeQuantizeTokens, fakeQuantizeWeight } from './fake-quantize.ts';
 import { dequantizeWeight, quantizeWeight, type AffineParameters, type Bits, type WeightScheme } from './min-max.ts';
+import { quantizeNf4 } from './nf4.ts';
 import { fakeQuantizeAbsmax, fakeQuantizeTernary, packTernary, ternaryCodes, unpackTernary } from './ternary.ts';
 
 /** Made by tools/golden/quantization_formats.py with torch and transformers; versions inside. */
@@ -199,3 +200,11 @@ function expectClose(found: tf.Tensor, expected: Encoded): void {
   const values = valuesOf(expected);
   found.dataSync().forEach((value, i) => expect(Math.abs(value - values[i])).toBeLessThanOrEqual(2e-7 * Math.abs(values[i]))); // prettier-ignore
 }
+
+it('NF4 of values that are not finite is refused, naming the weight', () => {
+  const values = new Float32Array(128).fill(1);
+  values[70] = NaN;
+  const raw = RawTensor.fromBytes(new Uint8Array(values.buffer), [2, 64], 'float32');
+  expect(() => quantizeNf4(raw, { name: 'layers.0.w' })).toThrow('layers.0.w holds values that are not finite');
+  raw.dispose();
+});
