@@ -85,6 +85,10 @@ test("a weight of the base in the file is refused unless it is this base's, and 
       ['base_model.model.lm_head.base_layer.weight', entry],
     ]);
   };
+  // A layer's own weight, not that of the first layer with such a module.
+  const upper = model.parameters.get('model.layers.1.self_attn.q_proj.weight')!;
+  const entry = { dtype: 'float32', shape: [...upper.shape], bytes: () => upper.bytes() } as const;
+  saved.push(['base_model.model.model.layers.1.self_attn.q_proj.base_layer.weight', entry]);
   await write(head);
   const again = loadAdapter(tinyModel(), folder);
   expect(again.trainable).toHaveLength(model.trainable.length);

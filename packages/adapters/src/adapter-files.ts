@@ -14,6 +14,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loraDefaults, type LoraConfig } from './lora-config.ts';
 import { applyLora, type Lora, type LoraModel } from './lora-model.ts';
+import { fullName } from './lora-targets.ts';
 import { atRest } from './parameter-values.ts';
 import { UserError } from './user-error.ts';
 
@@ -89,14 +90,16 @@ export function loadAdapter<Model extends StagedModel>(
     const expected = new Map(model.trainable.map(({ name, shape }) => [name, shape]));
     matchWeights(expected, { folder, entries: new Map(entries) }, { config: configFile });
     const file = MappedFile.open(path);
-    for (const [name, { offset, shape, dtype }] of all.filter(([name]) => name.endsWith(ofBase)))
-      needSameBase(base, name, file.tensor(offset, shape, dtype), path);
-    for (const [name, { offset, shape, dtype }] of entries) {
-      const stored = file.tensor(offset, shape, dtype);
-      model.parameters.get(name)!.replace(atRest(cast(stored), 'float32'));
-      stored.dispose();
+    try {
+      for (const [name, { offset, shape, dtype }] of all) {
+        const stored = file.tensor(offset, shape, dtype);
+        if (name.endsWith(ofBase)) needSameBase(base, name, stored, path);
+        else model.parameters.get(name)!.replace(atRest(cast(stored), 'float32'));
+        stored.dispose();
+      }
+    } finally {
+      file.close();
     }
-    file.close();
     return model;
   } catch (error) {
     model.unload();
@@ -106,17 +109,19 @@ export function loadAdapter<Model extends StagedModel>(
 
 const ofBase = '.base_layer.weight';
 
-/** @throws UserError where a weight of the base that the file holds, disposed of here, is not the one that the base has */
+/** @throws UserError where a weight of the base that the file holds, then disposed of, is not the one that the base has */
 function needSameBase({ stages }: StagedModel, name: string, stored: RawTensor, path: string): void {
   const wanted = name.slice(0, -ofBase.length) + '.weight';
-  const own = stages.flatMap((stage) => [...stage.parameters]).find(([local, { name }]) => wanted.endsWith(`.${name}`) || wanted.endsWith(`.${local}`))?.[1]; // prettier-ignore
+  const all = stages.flatMap(({ parameters }) => [...parameters]);
+  const own = all.find(([local, parameter]) => wanted.endsWith(`.${fullName(local, parameter)}`))?.[1];
   const values = cast(stored);
   const rounded = own && toRaw(values, own.storageDtype);
   const isSame =
     own && rounded!.shape.join() === own.shape.join() && Buffer.compare(rounded!.bytes(), own.bytes()) === 0;
-  [stored, values, rounded].forEach((one) => one?.dispose());
-  if (!isSame)
-    throw new UserError(`${path}: ${name} is not the weight that this base has there: the adapter is of another base`);
+  [values, rounded].forEach((one) => one?.dispose());
+  if (isSame) return;
+  stored.dispose();
+  throw new UserError(`${path}: ${name} is not the weight that this base has there: the adapter is of another base`);
 }
 
 /** Keys that say nothing about the mathematics. */

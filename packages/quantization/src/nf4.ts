@@ -1,4 +1,3 @@
-import { UserError } from './user-error.ts';
 import {
   attribute,
   cast,
@@ -14,6 +13,7 @@ import {
 } from '@blockwise/tensorflow';
 import { dequantizeBlockwise, lookUp, quantizeBlockwise, scaleBlocks, type BlockwiseScheme } from './blockwise.ts';
 import { dynamicMap } from './dynamic-map.ts';
+import { UserError } from './user-error.ts';
 
 /**
  * NF4 with double quantisation (QLoRA, arXiv 2305.14314, section 3), with bitsandbytes' codes: blocks of 64 neighbours share the largest of

@@ -140,6 +140,7 @@ export class StageWalk {
     if (labels === 0) throw new UserError('the batch has no label to predict: leave such examples out of the data');
     const rows = rowsOf(batches);
     const open = new OpenGradients((name) => how.projection?.(name));
+    const step: Step = { lowest, trained, how, labels, rows, open };
     const passes: Pass[] = [];
     let loss = 0;
     try {
@@ -153,7 +154,7 @@ export class StageWalk {
         const kept = all.reduce((sum, x) => sum + (x ? byteLengthOf(x) : 0), 0);
         this.activationBytes = Math.max(this.activationBytes, kept);
         const isLast = group === groups.at(-1);
-        loss += await this.backward(passes, { lowest, trained, how, labels, rows, open }, isLast ? receive : undefined);
+        loss += await this.backward(passes, step, isLast ? receive : undefined);
         passes.length = 0;
         this.timing.forward += (middle - begin) / 1000;
         this.timing.backward += (performance.now() - middle) / 1000;
@@ -177,7 +178,7 @@ export class StageWalk {
     trained: ReadonlySet<string>,
     how: GradientsWanted,
   ): (readonly MicroBatch[])[] {
-    if (how.fused) return [batches];
+    if (how.fused || batches.length === 1) return [batches];
     const shapes = [...trained].map((name) => how.projection?.(name)?.shape ?? this.model.parameters.get(name)!.shape);
     const gradients = shapes.reduce((sum, shape) => sum + 4 * elementCount(shape), 0);
     const each = Math.max(...batches.map((batch) => this.keptBy([batch], lowest)));
