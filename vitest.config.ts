@@ -12,6 +12,7 @@ export default defineConfig({
       'experiments/src/**/*.test.ts',
       'tools/src/**/*.test.ts',
     ],
+    globalSetup: ['tools/src/test-folder.ts'],
     // libtensorflow is loaded once per process and cannot be shared by worker threads.
     pool: 'forks',
     maxWorkers: 2,

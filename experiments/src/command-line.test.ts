@@ -327,6 +327,9 @@ describe('problems', () => {
       '--compat official rounds to nearest, as the badam package does; leave out --stochastic_rounding or --compat',
       '--stochastic_rounding rounds to bfloat16, and --bf16 is false or --fp16 given; leave one out',
     ]);
+    expect(problems('--finetuning_type lora --lora_only false --learning_rate 0')).toEqual([
+      '--learning_rate: found 0, by which --lora_only false could not follow its schedule; expected more',
+    ]);
     expect(problems('--finetuning_type lomo --fp16 --compute_dtype bfloat16')).toEqual([
       '--compute_dtype bfloat16 does not multiply the float16 weights of --fp16; leave one out',
     ]);

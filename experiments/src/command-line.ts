@@ -1,14 +1,14 @@
-import { nearMatches } from '@blockwise/loaders';
+import { UserError, nearMatches } from '@blockwise/errors';
 import { idleOptions } from './idle-options.ts';
 import { checkOptions } from './option-checks.ts';
 import { optionTable, resolveOptions, typedName } from './options.ts';
 import type { Option } from './option.ts';
 import type { OptionName, Options } from './options.ts';
-import { UserError } from './user-error.ts';
 
-/** What a command line asks for. */
+/** What a command line asks for; `given` are the options that it names. */
 export type CommandLine =
-  { kind: 'help'; text: string } | { kind: 'run'; options: Options; warnings: string[]; command: string };
+  | { kind: 'help'; text: string }
+  | { kind: 'run'; options: Options; given: ReadonlySet<OptionName>; warnings: string[]; command: string };
 
 /** The surroundings of the process that a command line depends on. */
 export interface Surroundings {
@@ -49,7 +49,8 @@ export function parseCommandLine(
   problems.push(...checked.problems);
   if (problems.length === 0) {
     const warnings = [...idle, ...checked.warnings];
-    return { kind: 'run', options, warnings, command: typedCommand(words, surroundings.env) };
+    const own = new Set(Object.keys(given) as OptionName[]);
+    return { kind: 'run', options, given: own, warnings, command: typedCommand(words, surroundings.env) };
   }
   const count = problems.length === 1 ? 'a problem' : `${problems.length} problems`;
   throw new UserError(

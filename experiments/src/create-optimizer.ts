@@ -1,3 +1,4 @@
+import { UserError } from '@blockwise/errors';
 import { llamaLayerShapes, type LlamaConfig } from '@blockwise/model-zoo';
 import {
   adam,
@@ -23,7 +24,6 @@ import {
 } from '@blockwise/optimizers';
 import type { TrainedModel } from './open-model.ts';
 import type { Options } from './options.ts';
-import { UserError } from './user-error.ts';
 
 /** The optimizer that the options ask for, its block optimizer where there is one, and what it was resolved to. */
 export interface ChosenOptimizer {
@@ -114,15 +114,17 @@ const partitions = { layer: partitionByLayer, attention_mlp: partitionByAttentio
  */
 export const blockwise: CreateOptimizer = (options, { model, parameters }, trainExamples) => {
   const names = parameters.map(({ name }) => name);
-  const partition = {
-    blockPrefixList: partitions[options.blockPartition](names),
-    includeEmbedding: options.includeEmbedding,
-    includeLmHead: options.includeLmHead,
-  };
+  const { includeEmbedding, includeLmHead } = options;
+  const lists = { blockPrefixList: partitions[options.blockPartition](names), includeEmbedding, includeLmHead };
+  const planned = planBlocks(names, lists).blocks;
+  const inBlocks = new Set(planned.flatMap(({ names }) => names));
+  // Beside adapters only modules that were asked for train at all: those of no block always do.
+  const activeModules = options.additionalTarget ? names.filter((name) => !inBlocks.has(name)) : [];
+  const partition = { ...lists, activeModules };
   const batch = options.perDeviceTrainBatchSize * options.gradientAccumulationSteps;
   const every =
     options.switchBlockEvery === 'auto'
-      ? switchBlockEvery(trainExamples, batch, planBlocks(names, partition).blocks.length)
+      ? switchBlockEvery(trainExamples, batch, planned.length)
       : options.switchBlockEvery;
   const blocks = new BlockOptimizer(byOptim(options, model.config), parameters, {
     ...partition,

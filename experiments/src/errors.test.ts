@@ -283,6 +283,18 @@ describe('an output folder that cannot be used', () => {
     ),
   );
 
+  it('for the export: what is read or kept otherwise is there', async () => {
+    const lora = [...small, '--finetuning_type', 'lora', '--output_dir', scratch('lora')];
+    const own = brokenModel('own', () => {});
+    const [model, adapter] = [own[1], scratch('lora', 'model')];
+    for (const folder of [model, `${model}/.`, adapter]) {
+      const { code, stderr } = await command(...lora, ...own, '--export_dir', folder);
+      expect(stderr).toMatch(/^error: --export_dir .*: this run keeps other files in .*: give another folder\n$/);
+      expect(code).toBe(2);
+    }
+    expect(existsSync(scratch('lora'))).toBe(false);
+  });
+
   it('in use by a live process, whether overwriting or going on', async () => {
     const folder = scratch('busy');
     const { child, ended } = startCommand(

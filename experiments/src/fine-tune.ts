@@ -1,11 +1,10 @@
+import { UserError } from '@blockwise/errors';
 import { resolveModelPath, type BatchSource, type Example } from '@blockwise/loaders';
 import { parameterCount } from '@blockwise/model-zoo';
 import { writeReport, writeRunRecord, type RunRecord } from '@blockwise/reporting';
 import { hasBfloat16Products, initTensorFlow, MemoryMeter, readMemory, resetPeakMemory } from '@blockwise/tensorflow';
 import {
   evaluateLoss,
-  isCheckpoint,
-  latestCheckpoint,
   checkCheckpoint,
   loadCheckpoint,
   saveCheckpoint,
@@ -19,22 +18,22 @@ import {
   type TrainState,
 } from '@blockwise/training';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { createAnswerer, type Answerer } from './answer.ts';
 import type { ChosenOptimizer } from './create-optimizer.ts';
 import { embedded, repository } from './embedded.ts';
+import { hubOptions } from './hub-options.ts';
 import { openJsonLog } from './json-log.ts';
 import { methods } from './methods.ts';
 import { storageOf, type TrainedModel } from './open-model.ts';
-import { typedName, type OptionName, type Options } from './options.ts';
-import { checkExportFolder, claimOutputFolder, isIn, type OutputFolder } from './output-folder.ts';
+import type { Options } from './options.ts';
+import { checkExportFolder, claimOutputFolder, refuseToExportOver, type OutputFolder } from './output-folder.ts';
+import { chooseCheckpoint, settingsOf } from './resume.ts';
 import { planRun, stepOptions } from './plan-run.ts';
-import { hubOptions, prepareData, promptOf, type PreparedData } from './prepare-data.ts';
+import { prepareData, promptOf, type PreparedData } from './prepare-data.ts';
 import { createProgress, type Progress } from './progress.ts';
 import { finishedRecord, openRecord, stepEntry, validationEntry } from './record.ts';
 import { openTensorBoard } from './tensorboard.ts';
-import { UserError } from './user-error.ts';
 
 /** What a caller may watch and steer. */
 export interface FineTuneControl {
@@ -101,8 +100,8 @@ class OngoingRecord {
   begin(resumed: TrainState | undefined): void {
     this.folder.clear();
     this.begun = true;
-    this.record.steps.push(...(resumed?.steps ?? []).map(stepEntry));
-    this.record.validation.push(...(resumed?.validation ?? []).map(validationEntry));
+    this.record.steps = (resumed?.steps ?? []).map(stepEntry);
+    this.record.validation = (resumed?.validation ?? []).map(validationEntry);
     writeRunRecord(this.path, this.record);
   }
 
@@ -110,15 +109,15 @@ class OngoingRecord {
     writeRunRecord(this.path, finished);
   }
 
-  /** Keeps the losses up to the failure. */
+  /** Keeps the losses up to the failure, where that can be written: on a full disk the failure itself says more. */
   fail({ message }: Error): void {
     if (!this.begun) return;
-    writeRunRecord(this.path, {
-      ...this.record,
-      status: 'failed',
-      error: message,
-      finishedAt: new Date().toISOString(),
-    });
+    const failed = { status: 'failed', error: message, finishedAt: new Date().toISOString() } as const;
+    try {
+      writeRunRecord(this.path, { ...this.record, ...failed });
+    } catch {
+      // run.json still says that the run is running, as after a kill.
+    }
   }
 }
 
@@ -145,9 +144,11 @@ async function run(
   const modelFolder =
     options.modelNameOrPath === 'embedded'
       ? embedded.model
-      : await unlessStopped(resolveModelPath(options.modelNameOrPath, hubOptions(options)), signal);
+      : await unlessStopped(resolveModelPath(options.modelNameOrPath, hubOptions(options, note)), signal);
   const data = await unlessStopped(prepareData(options, modelFolder, note), signal);
-  ongoing.folder.spare([modelFolder, ...data.files, ...(checkpoint ? [checkpoint] : [])]);
+  const read = [modelFolder, ...(checkpoint ? [checkpoint] : [])];
+  ongoing.folder.refuseToDelete([...read, ...data.files]);
+  if (options.exportDir !== null) refuseToExportOver(options.exportDir, [...read, join(outputDir, 'model')]);
   if (options.resumeFromCheckpoint === 'latest')
     note(checkpoint ? `going on from ${checkpoint}` : `no checkpoint in ${outputDir} yet: starting from the beginning`);
   const settings = trainOptions(options, data);
@@ -175,8 +176,8 @@ async function run(
   const state = checkpoint ? loadCheckpoint(checkpoint, fingerprint) : undefined;
   note(describeRun(options, opened, chosen, data, settings, planned));
 
-  const answers = createAnswerer(opened.model, data);
-  const before = original ?? (await answerInTurn(answers, prompts, signal));
+  const answer = createAnswerer(opened.model, data);
+  const before = original ?? (await answerInTurn(answer, prompts, signal));
   resetPeakMemory();
   const meter = new MemoryMeter();
   const evaluated = options.doTrain ? undefined : await evaluateOnly(opened, chosen, data, state, signal);
@@ -201,7 +202,7 @@ async function run(
 
   const trained = options.doTrain && !result.interrupted;
   if (trained) await opened.save(join(outputDir, 'model'));
-  const after = result.interrupted ? [] : await answerInTurn(answers, prompts, signal);
+  const after = result.interrupted ? [] : await answerInTurn(answer, prompts, signal);
   // Last: it uses the model up.
   if (trained && options.exportDir !== null) await opened.export?.(options.exportDir);
   const seconds = (performance.now() - begin) / 1000;
@@ -232,30 +233,6 @@ async function unlessStopped<T>(work: Promise<T>, signal?: AbortSignal): Promise
   return Promise.race([stopped.then(() => Promise.reject(signal.reason as Error)), work]);
 }
 
-/**
- * The checkpoint to go on from: the one named, or the newest of the run's folder.
- * @throws UserError where the one named is none, or would be evaluated in the place of its own run's record
- */
-function chooseCheckpoint({ resumeFromCheckpoint: from, doTrain }: Options, outputDir: string): string | undefined {
-  if (from === null) return undefined;
-  if (from !== 'latest') needCheckpoint(from);
-  const chosen = from === 'latest' ? latestCheckpoint(outputDir) : from;
-  if (chosen && !doTrain && isIn(chosen, outputDir))
-    throw new UserError(
-      `--do_train false would overwrite the record of the run in ${outputDir}: give --resume_from_checkpoint ${chosen} and another --output_dir`,
-    );
-  return chosen;
-}
-
-/** Before anything is written near it. */
-function needCheckpoint(folder: string): void {
-  if (!existsSync(folder)) throw new UserError(`--resume_from_checkpoint ${folder}: no such folder`);
-  if (!isCheckpoint(folder))
-    throw new UserError(
-      `--resume_from_checkpoint ${folder}: not a checkpoint (it has no trainer_state.json); give a folder named checkpoint-<step>, or latest`,
-    );
-}
-
 /** Options in steps. */
 function trainOptions(options: Options, data: PreparedData): TrainOptions {
   const perEpoch = stepsPerEpoch(data.batches.batchesPerEpoch, options.gradientAccumulationSteps);
@@ -273,49 +250,6 @@ function trainOptions(options: Options, data: PreparedData): TrainOptions {
   };
 }
 
-/** Options that do not change the result, or whose part in it is compared otherwise (the data by what was read, lengths in steps). */
-const indifferent: OptionName[] = [
-  ...(['modelNameOrPath', 'template', 'stage', 'dataset', 'maxSamples', 'overwriteCache', 'cacheDir'] as const),
-  ...([
-    'switchBlockEvery',
-    'useBadam',
-    'badamMode',
-    'useGalore',
-    'useAdamMini',
-    'quantizationBit',
-    'exportDir',
-  ] as const),
-  ...(['learningRate', 'lrSchedulerType', 'warmupRatio', 'warmupSteps', 'maxGradNorm', 'clipGradValue'] as const),
-  ...([
-    'doTrain',
-    'doPredict',
-    'gradientAccumulationSteps',
-    'numTrainEpochs',
-    'maxSteps',
-    'valSize',
-    'evaluationStrategy',
-  ] as const),
-  ...(['evalSteps', 'outputDir', 'overwriteOutputDir', 'resumeFromCheckpoint', 'saveSteps', 'loggingSteps'] as const),
-  ...(['reportTo', 'plotLoss', 'device', 'streamed'] as const),
-];
-
-/**
- * What a run must share with the one that it goes on from, for the result to be that of an uninterrupted one; names as they are typed. (And
- * the interval of a block optimizer, as it was worked out.)
- */
-function settingsOf(options: Options, data: PreparedData, settings: TrainOptions): Fingerprint {
-  const decisive = (Object.keys(options) as OptionName[]).filter((name) => !indifferent.includes(name));
-  const steps = Object.entries(settings).filter(([name]) => name !== 'saveSteps' && name !== 'keptBytes');
-  const named = { ...Object.fromEntries(decisive.map((name) => [name, options[name]])), ...Object.fromEntries(steps) };
-  return {
-    dataset_sha256: data.sha256,
-    train_examples: data.train.length,
-    ...Object.fromEntries(Object.entries(named).map(([name, value]) => [typedName(name as OptionName), value])),
-    // An adapter's checkpoint does not hold the weights that it adapts.
-    ...(/^q?lora$/.test(options.finetuningType) ? { model_name_or_path: options.modelNameOrPath } : {}),
-  };
-}
-
 /** What the model is asked before and after. */
 function choosePrompts({ train, validation }: PreparedData): number[][] {
   const source: Example[] = validation.length > 0 ? validation : train;
@@ -323,9 +257,9 @@ function choosePrompts({ train, validation }: PreparedData): number[][] {
 }
 
 /** Answers the prompts one after the other, until the signal comes. */
-async function answerInTurn(answers: Answerer, prompts: readonly number[][], signal?: AbortSignal): Promise<string[]> {
+async function answerInTurn(answer: Answerer, prompts: readonly number[][], signal?: AbortSignal): Promise<string[]> {
   const given: string[] = [];
-  for (const prompt of prompts) if (!signal?.aborted) given.push(...(await answers([prompt], sampleTokens)));
+  for (const prompt of prompts) if (!signal?.aborted) given.push(await answer(prompt, sampleTokens));
   return given;
 }
 
@@ -388,14 +322,14 @@ async function trainWithLogs(parts: TrainingParts): Promise<TrainResult> {
           'train/learning_rate': learningRate,
           ...(gradNorm === null ? {} : { 'train/grad_norm': gradNorm }),
         });
-        log?.append(step);
+        log?.append({ ...step });
       },
       onValidation: (validation) => {
         const { step, loss } = validation;
         ongoing.record.validation.push(validationEntry(validation));
         progress.note(`step ${step}: validation loss ${loss.toFixed(4)}`);
         board?.scalars(step, { 'eval/loss': loss });
-        log?.append({ step, validationLoss: loss } as never);
+        log?.append({ step, validationLoss: loss });
       },
       save: async (now) => progress.note(`saved ${await saveCheckpoint(outputDir, opened.save, now, fingerprint)}`),
     });
@@ -444,7 +378,7 @@ async function evaluateOnly(
     timing,
     compiledVariants: 0,
     gradientBytes: 0,
-    masterBytes: 0,
+    parameterBytes: [...model.parameters.values()].reduce((sum, { byteLength }) => sum + byteLength, 0),
     stateBytes: 0,
     activationBytes: 0,
     interrupted: false,

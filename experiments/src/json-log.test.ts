@@ -2,7 +2,7 @@ import { appendFileSync, mkdtempSync, readdirSync, readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import { openJsonLog } from './json-log.ts';
+import { openJsonLog, type JsonLog } from './json-log.ts';
 
 interface Entry {
   step: number;
@@ -12,10 +12,10 @@ interface Entry {
 it('is one object a line, and equal to an uninterrupted log after a kill in the middle of a line', () => {
   const folder = mkdtempSync(join(tmpdir(), 'blockwise-log-'));
   const path = join(folder, 'log.jsonl');
-  const write = (log: { append(entry: Entry): void }, from: number, to: number) => {
+  const write = (log: JsonLog, from: number, to: number) => {
     for (let step = from; step <= to; step++) log.append({ step, loss: 1 / step });
   };
-  write(openJsonLog<Entry>(path), 1, 9);
+  write(openJsonLog(path), 1, 9);
   const whole = readFileSync(path, 'utf8');
   expect(
     whole
@@ -24,17 +24,15 @@ it('is one object a line, and equal to an uninterrupted log after a kill in the 
       .map((line) => JSON.parse(line) as Entry)[2],
   ).toEqual({ step: 3, loss: 1 / 3 });
 
-  write(openJsonLog<Entry>(path), 1, 7);
+  write(openJsonLog(path), 1, 7);
   appendFileSync(path, '{"step":8,"lo');
-  const resumed = openJsonLog<Entry>(path, 5);
-  expect(resumed.entries.map(({ step }) => step)).toEqual([1, 2, 3, 4, 5]);
-  write(resumed, 6, 9);
+  write(openJsonLog(path, 5), 6, 9);
   expect(readFileSync(path, 'utf8')).toBe(whole);
   expect(readdirSync(folder)).toEqual(['log.jsonl']);
 });
 
 it('starts empty where there is nothing to go on from', () => {
   const path = join(mkdtempSync(join(tmpdir(), 'blockwise-log-')), 'log.jsonl');
-  expect(openJsonLog(path, 5).entries).toEqual([]);
+  openJsonLog(path, 5);
   expect(readFileSync(path, 'utf8')).toBe('');
 });

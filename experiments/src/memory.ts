@@ -7,6 +7,7 @@
  * --finetuning_type. `--streamed` plans frozen weights that leave memory after each use, `--streamed false` copies in memory; by default as the run
  * would do: mapped where the files have the dtype that is asked for. The last line printed is one JSON object, in bytes.
  */
+import { UserError } from '@blockwise/errors';
 import {
   llama2_7b,
   llama3_1_8b,
@@ -30,7 +31,7 @@ import { embedded } from './embedded.ts';
 import { storageOf } from './open-model.ts';
 import type { Options } from './options.ts';
 import { planRun } from './plan-run.ts';
-import { UserError } from './user-error.ts';
+import { tellError } from './run-command.ts';
 
 /** Models that are planned by name. */
 const known: Record<string, LlamaConfig> = {
@@ -93,18 +94,14 @@ function table(options: Options, planned: PlannedMemory): string {
 }
 
 try {
-  const words = process.argv.slice(2);
-  const commandLine = parseCommandLine(words);
+  const commandLine = parseCommandLine(process.argv.slice(2));
   if (commandLine.kind === 'help') process.stdout.write(commandLine.text);
   else {
-    const { options, warnings } = commandLine;
+    const { options, given, warnings } = commandLine;
     for (const warning of warnings) process.stderr.write(`warning: ${warning}\n`);
-    const saysStreamed = words.some((word) => /^--(no[-_]?)?streamed(=|$)/i.test(word));
-    const planned = await plan(options, saysStreamed);
+    const planned = await plan(options, given.has('streamed'));
     process.stdout.write(`${table(options, planned)}\n${JSON.stringify(planned)}\n`);
   }
 } catch (error) {
-  const isUserError = (error as Error).name === 'UserError';
-  process.stderr.write(isUserError ? `error: ${(error as Error).message}\n` : `${(error as Error).stack}\n`);
-  process.exitCode = isUserError ? 2 : 1;
+  process.exitCode = tellError(error as Error, process.stderr);
 }

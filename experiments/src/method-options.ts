@@ -58,6 +58,7 @@ export const methodOptions = {
       unit: 'steps',
       only: [...inBlocks, 'sparse'],
       aliases: ['badam_switch_interval', 'switch_every'],
+      mayChange: true,
     },
     "The paper's K: steps on a block before the next takes over. auto is n/(B D), clipped to 50..100 (n examples, B a step, D blocks); sparse: 100. " +
       '-1 is auto, and with use_badam, as in LLaMA-Factory, never.',
@@ -96,17 +97,22 @@ export const methodOptions = {
   useBadam: option(
     factory,
     flag,
-    { default: false },
+    { default: false, mayChange: true },
     'full becomes block, or sparse with badam_mode ratio; lora and qlora train the adapters of one block at a time. ' +
       "Defaults of BAdam's options are then LLaMA-Factory's.",
   ),
-  badamMode: option(factory, choice(['layer', 'ratio']), { default: 'layer' }, 'What use_badam means by blocks.'),
-  useGalore: option(factory, flag, { default: false }, 'full becomes galore.'),
-  useAdamMini: option(factory, flag, { default: false }, 'The same as optim adam_mini.'),
+  badamMode: option(
+    factory,
+    choice(['layer', 'ratio']),
+    { default: 'layer', mayChange: true },
+    'What use_badam means by blocks.',
+  ),
+  useGalore: option(factory, flag, { default: false, mayChange: true }, 'full becomes galore.'),
+  useAdamMini: option(factory, flag, { default: false, mayChange: true }, 'The same as optim adam_mini.'),
   quantizationBit: option(
     factory,
     orNull(integer({ min: 4, max: 4 })),
-    { default: null, unit: 'bits' },
+    { default: null, unit: 'bits', mayChange: true },
     'lora becomes qlora: the frozen weights are kept in so many bits.',
   ),
 
@@ -187,7 +193,7 @@ export const methodOptions = {
   exportDir: option(
     lora,
     orNull(path),
-    { default: null, ...only(...adapters, 'bitnet') },
+    { default: null, ...only(...adapters, 'bitnet'), mayChange: true },
     'Folder for another form of what model/ holds: the model with its adapters merged into the weights; a BitNet packed to 2 bits.',
   ),
 
@@ -231,7 +237,7 @@ export const methodOptions = {
     galore,
     choice(['std', 'reverse_std', 'right', 'left', 'full']),
     { default: 'std', ...only('galore') },
-    'Which side is projected: std the longer one, reverse_std the shorter one.',
+    'Which side is projected: std the shorter one, reverse_std the longer one.',
   ),
   galoreTarget: option(
     galore,

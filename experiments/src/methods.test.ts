@@ -23,6 +23,7 @@ const methods: [options: string, model: string[]][] = [
   ['freeze --freeze_trainable_layers 1 --freeze_trainable_modules mlp --freeze_extra_modules norm', llama],
   ['lora --lora_dropout 0.1', adapter],
   ['lora --use_badam --switch_block_every 3 --lora_target q_proj,v_proj --use_rslora', adapter],
+  ['lora --use_badam --switch_block_every 3 --additional_target norm', adapter],
   ['lora --lora_only false --lomo_learning_rate 0.05', [...llama, ...adapter]],
   ['qlora', adapter],
   ['sparse --switch_block_every 3 --update_ratio 0.3', llama],

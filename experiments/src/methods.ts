@@ -15,14 +15,16 @@ import type { FinetuningType } from './option.ts';
 export interface Method {
   open: OpenModel;
   optimizer: CreateOptimizer;
+  /** Its checkpoints hold adapters, not the weights that they adapt. */
+  leavesBase?: true;
 }
 
 export const methods: Record<FinetuningType, Method> = {
   block: { open: openWhole, optimizer: blockwise },
   full: { open: openWhole, optimizer: together() },
   freeze: { open: openFrozen, optimizer: together() },
-  lora: { open: openLora, optimizer: adapters },
-  qlora: { open: openQlora, optimizer: adapters },
+  lora: { open: openLora, optimizer: adapters, leavesBase: true },
+  qlora: { open: openQlora, optimizer: adapters, leavesBase: true },
   sparse: { open: openWhole, optimizer: sparse },
   lomo: { open: openWhole, optimizer: together(lomoOf) },
   adalomo: { open: openWhole, optimizer: together(adaLomoOf) },

@@ -1,3 +1,4 @@
+import { UserError } from '@blockwise/errors';
 import {
   applyLora,
   loadAdapter,
@@ -20,7 +21,6 @@ import {
 import { join } from 'node:path';
 import type { Parameter } from '@blockwise/tensorflow';
 import type { Options } from './options.ts';
-import { UserError } from './user-error.ts';
 
 /** A model as a method trains it, and how it is kept. */
 export interface TrainedModel {

@@ -84,6 +84,10 @@ const contradictions: { wrong: (options: Options) => boolean; message: string }[
     message: '--update_ratio: found 0, which trains nothing; expected more',
   },
   {
+    wrong: ({ loraOnly, learningRate, lomoLearningRate }) => !loraOnly && learningRate === 0 && lomoLearningRate > 0,
+    message: '--learning_rate: found 0, by which --lora_only false could not follow its schedule; expected more',
+  },
+  {
     wrong: ({ nesterov, momentum, dampening }) => nesterov && (momentum === 0 || dampening !== 0),
     message: '--nesterov needs --momentum above 0 and --dampening 0',
   },

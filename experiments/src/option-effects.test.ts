@@ -1,8 +1,11 @@
+import { initTensorFlow } from '@blockwise/tensorflow';
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { command, filesOf, readRecord, scratch, small, words } from './command-run.test-support.ts';
-import { optionTable } from './options.ts';
+import { embedded } from './embedded.ts';
+import { methods } from './methods.ts';
+import { optionTable, resolveOptions } from './options.ts';
 
 /** Options that the tests below show to reach what they name, or that other tests do. */
 const shown = new Set<string>([
@@ -233,6 +236,18 @@ describe('the options of a method', () => {
   ])('%s: %s changes what is left', async (type, options) => {
     const changed = await run(typed(type, options));
     expect(left(changed)).not.toEqual(left(await standard(type)));
+  });
+
+  it('additional_target trains in every turn of a block', async () => {
+    const options = resolveOptions({ finetuningType: 'lora', useBadam: true, additionalTarget: ['norm'] });
+    await initTensorFlow();
+    const opened = methods.lora.open(options, embedded.model);
+    const { optimizer, blocks } = methods.lora.optimizer(options, opened, 1);
+    expect(blocks!.blocks.length).toBeGreaterThan(1);
+    expect([...optimizer.trainable].filter((name) => name.endsWith('.norm.weight'))).toHaveLength(1);
+    expect(blocks!.blocks.flatMap(({ names }) => names).filter((name) => name.endsWith('.norm.weight'))).toEqual([]);
+    optimizer.dispose();
+    opened.model.dispose();
   });
 
   it('export_dir holds the model with the adapters merged, which answers as the adapters beside it do', async () => {

@@ -1,6 +1,6 @@
+import { nearMatches } from '@blockwise/errors';
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { nearMatches } from '@blockwise/loaders';
 
 /** How a word on the command line becomes a value. */
 export interface Kind<T> {

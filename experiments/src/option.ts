@@ -20,6 +20,8 @@ export interface Option<T> {
   readonly of?: Partial<Record<Way, T>>;
   /** The methods that it says anything to; default all. With the others it keeps its default, whatever is typed. */
   readonly only?: readonly FinetuningType[];
+  /** Whether a run that goes on may have another value: no result depends on it, or its part in that is compared otherwise (the data by what was read, lengths in steps). */
+  readonly mayChange?: true;
   /** What the value counts, for help. */
   readonly unit?: string;
   readonly help: string;
@@ -31,7 +33,9 @@ export interface Option<T> {
 export function option<T>(
   topic: string,
   kind: Kind<T>,
-  value: { default: NoInfer<T> } & Partial<Pick<Option<NoInfer<T>>, 'embedded' | 'of' | 'only' | 'unit' | 'aliases'>>,
+  value: { default: NoInfer<T> } & Partial<
+    Pick<Option<NoInfer<T>>, 'embedded' | 'of' | 'only' | 'mayChange' | 'unit' | 'aliases'>
+  >,
   help: string,
 ): Option<T> {
   return { topic, kind, ...value, help };

@@ -40,13 +40,13 @@ export const optionTable = {
   modelNameOrPath: option(
     model,
     pathOrName,
-    { default: 'embedded', aliases: ['model'] },
+    { default: 'embedded', aliases: ['model'], mayChange: true },
     'A folder in Hugging Face layout, a hub id, or embedded: the small Llama that this repository holds.',
   ),
   template: option(
     model,
     choice(templateNames),
-    { default: 'default', embedded: 'alpaca' },
+    { default: 'default', embedded: 'alpaca', mayChange: true },
     "How a conversation becomes text; tokenizer is the chat template of the model's own tokenizer.",
   ),
   bf16: option(
@@ -64,7 +64,7 @@ export const optionTable = {
   streamed: option(
     model,
     flag,
-    { default: false },
+    { default: false, mayChange: true },
     'Read frozen weights from their file whenever they are used, and keep none in memory: for models near or above the size of memory. They have to be stored in the dtype that they are kept in.',
   ),
   fp16: option(
@@ -77,13 +77,13 @@ export const optionTable = {
   stage: option(
     data,
     choice(['sft', 'pt'], { rm: null, ppo: null, dpo: null, kto: null, orpo: null }),
-    { default: 'sft' },
+    { default: 'sft', mayChange: true },
     'sft learns answers from instructions; pt learns all of plain text.',
   ),
   dataset: option(
     data,
     pathsOrNames,
-    { default: 'embedded' },
+    { default: 'embedded', mayChange: true },
     'A .json, .jsonl or .parquet file, a folder of them, a hub id, a known name (alpaca_gpt4_en), several of these, or embedded.',
   ),
   cutoffLen: option(
@@ -95,7 +95,7 @@ export const optionTable = {
   maxSamples: option(
     data,
     orNull(integer({ min: 1 })),
-    { default: null, unit: 'records' },
+    { default: null, unit: 'records', mayChange: true },
     'Use only so many records of each dataset, from its start.',
   ),
   packing: option(data, flag, { default: false }, 'Fill each row with several examples; attention stays inside each.'),
@@ -105,11 +105,16 @@ export const optionTable = {
     { default: false },
     'Put examples of like length into one batch, so that less is padding.',
   ),
-  overwriteCache: option(data, flag, { default: false }, 'Tokenise again even if the cache holds the result.'),
+  overwriteCache: option(
+    data,
+    flag,
+    { default: false, mayChange: true },
+    'Tokenise again even if the cache holds the result.',
+  ),
   cacheDir: option(
     data,
     orNull(path),
-    { default: null },
+    { default: null, mayChange: true },
     "Folder for downloads and tokenised data; by default Hugging Face's own cache and datasets/cache.",
   ),
 
@@ -118,7 +123,7 @@ export const optionTable = {
   gradientCheckpointing: option(
     machine,
     checkpointing,
-    { default: 'auto' },
+    { default: 'auto', mayChange: true },
     'true recomputes whole layers for the gradients; false keeps the results of their matrix products; auto keeps what fits into a quarter of the weights.',
   ),
 
@@ -134,43 +139,43 @@ export const optionTable = {
   learningRate: option(
     optimizer,
     real({ min: 0 }),
-    { default: 1e-5, embedded: 2e-3, of: { lomo: 0.03, adalomo: 5e-4 } },
+    { default: 1e-5, embedded: 2e-3, of: { lomo: 0.03, adalomo: 5e-4 }, mayChange: true },
     'The highest learning rate, reached after warm-up.',
   ),
   lrSchedulerType: option(
     optimizer,
     choice(['linear', 'cosine', 'constant', 'constant_with_warmup']),
-    { default: 'cosine' },
+    { default: 'cosine', mayChange: true },
     'How the learning rate goes on after warm-up; linear and cosine fall to 0.',
   ),
   warmupRatio: option(
     optimizer,
     real({ min: 0, max: 1 }),
-    { default: 0, unit: 'share of all steps' },
+    { default: 0, unit: 'share of all steps', mayChange: true },
     'Warm-up, in which the learning rate rises from 0.',
   ),
   warmupSteps: option(
     optimizer,
     integer({ min: 0 }),
-    { default: 0, unit: 'steps' },
+    { default: 0, unit: 'steps', mayChange: true },
     'Warm-up in steps; if above 0, warmup_ratio does not count.',
   ),
   weightDecay: option(
     optimizer,
     real({ min: 0 }),
     { default: 0.01, unit: 'share of a weight, times the learning rate, a step' },
-    'Decoupled weight decay; norms and biases have none unless compat is official.',
+    'Weight decay, decoupled (adam and sgd: added to the gradient, as in PyTorch); norms and biases have none unless compat is official.',
   ),
   maxGradNorm: option(
     optimizer,
     real({ min: 0 }),
-    { default: 1, of: { lomo: 0, adalomo: 0 }, unit: 'L2 norm', aliases: ['clip_grad_norm'] },
+    { default: 1, of: { lomo: 0, adalomo: 0 }, unit: 'L2 norm', aliases: ['clip_grad_norm'], mayChange: true },
     'Gradients above this norm are scaled down to it; 0 is no clipping. (lomo and adalomo run backward twice for it.)',
   ),
   clipGradValue: option(
     optimizer,
     real({ min: 0 }),
-    { default: 0, unit: 'of a gradient' },
+    { default: 0, unit: 'of a gradient', mayChange: true },
     'Elements of gradients beyond this size are cut to it; 0 is no cutting.',
   ),
   momentum: option(optimizer, real({ min: 0, below: 1 }), { default: 0, only: withOptim }, "SGD's momentum."),
@@ -200,11 +205,16 @@ export const optionTable = {
     "Added to the root of Adam's second moment.",
   ),
 
-  doTrain: option(length, flag, { default: true }, 'Train; false only evaluates and answers the samples.'),
+  doTrain: option(
+    length,
+    flag,
+    { default: true, mayChange: true },
+    'Train; false only evaluates and answers the samples.',
+  ),
   doPredict: option(
     evaluation,
     flag,
-    { default: true },
+    { default: true, mayChange: true },
     'Answer three prompts before and after training, 64 tokens at most: of a large model on a small machine that takes a while.',
   ),
   perDeviceTrainBatchSize: option(
@@ -216,19 +226,19 @@ export const optionTable = {
   gradientAccumulationSteps: option(
     length,
     integer({ min: 1 }),
-    { default: 8, embedded: 1, unit: 'batches' },
+    { default: 8, embedded: 1, unit: 'batches', mayChange: true },
     'Batches whose gradients are averaged in one step.',
   ),
   numTrainEpochs: option(
     length,
     real({ min: 0 }),
-    { default: 3, embedded: 2, unit: 'passes over the data' },
+    { default: 3, embedded: 2, unit: 'passes over the data', mayChange: true },
     'Length of training.',
   ),
   maxSteps: option(
     length,
     integer({ min: -1 }),
-    { default: -1, unit: 'steps' },
+    { default: -1, unit: 'steps', mayChange: true },
     'Length of training in steps, instead of num_train_epochs; -1 leaves it to that.',
   ),
   seed: option(
@@ -241,19 +251,19 @@ export const optionTable = {
   valSize: option(
     evaluation,
     real({ min: 0 }),
-    { default: 0.05, unit: 'below 1 a share of the data, else examples' },
+    { default: 0.05, unit: 'below 1 a share of the data, else examples', mayChange: true },
     'Part of the data held out for validation; 0 is none.',
   ),
   evaluationStrategy: option(
     evaluation,
     choice(['no', 'steps', 'epoch']),
-    { default: 'steps', aliases: ['eval_strategy'] },
+    { default: 'steps', aliases: ['eval_strategy'], mayChange: true },
     'When to measure the validation loss: never, every eval_steps, or after each epoch.',
   ),
   evalSteps: option(
     evaluation,
     integer({ min: 1 }),
-    { default: 100, embedded: 25, unit: 'steps' },
+    { default: 100, embedded: 25, unit: 'steps', mayChange: true },
     'Steps between two validations.',
   ),
   perDeviceEvalBatchSize: option(
@@ -266,40 +276,45 @@ export const optionTable = {
   outputDir: option(
     output,
     orNull(path),
-    { default: null },
+    { default: null, mayChange: true },
     'Folder of the run; by default a new one under results/alpaca-llama.',
   ),
   overwriteOutputDir: option(
     output,
     flag,
-    { default: false },
+    { default: false, mayChange: true },
     "Delete an earlier run's files in output_dir first; without it such a folder is refused.",
   ),
   resumeFromCheckpoint: option(
     output,
     checkpoint,
-    { default: null },
+    { default: null, mayChange: true },
     'Go on from a checkpoint, exactly: its path, or latest for the newest in the output folder.',
   ),
   saveSteps: option(
     output,
     integer({ min: 0 }),
-    { default: 500, unit: 'steps' },
+    { default: 500, unit: 'steps', mayChange: true },
     'Steps between two checkpoints; 0 saves only at the end.',
   ),
-  loggingSteps: option(output, integer({ min: 1 }), { default: 10, unit: 'steps' }, 'Steps between two lines of log.'),
+  loggingSteps: option(
+    output,
+    integer({ min: 1 }),
+    { default: 10, unit: 'steps', mayChange: true },
+    'Steps between two lines of log.',
+  ),
   reportTo: option(
     output,
     choices(['tensorboard', 'jsonl']),
-    { default: ['tensorboard', 'jsonl'] },
+    { default: ['tensorboard', 'jsonl'], mayChange: true },
     'Logs to write beside the results.',
   ),
-  plotLoss: option(output, flag, { default: true }, 'Draw loss.png.'),
+  plotLoss: option(output, flag, { default: true, mayChange: true }, 'Draw loss.png.'),
 
   device: option(
     machine,
     choice(['cpu', 'gpu']),
-    { default: 'cpu' },
+    { default: 'cpu', mayChange: true },
     'Where to compute; gpu takes the CUDA library and the first NVIDIA GPU.',
   ),
 } as const;

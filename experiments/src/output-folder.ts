@@ -1,3 +1,4 @@
+import { UserError } from '@blockwise/errors';
 import { isAlive } from '@blockwise/loaders';
 import { readRunRecord } from '@blockwise/reporting';
 import {
@@ -13,9 +14,8 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { dirname, join, sep } from 'node:path';
+import { basename, dirname, join, sep } from 'node:path';
 import process from 'node:process';
-import { UserError } from './user-error.ts';
 
 const lockFile = '.running';
 /** Half-written checkpoints, which only a killed run leaves. */
@@ -30,7 +30,7 @@ const result = /^(checkpoint-\d+|model)$/;
 /** A run's folder while this process has it for itself. */
 export interface OutputFolder {
   /** @throws UserError where clear() would remove one of these files and folders, which the run reads */
-  spare(inputs: readonly string[]): void;
+  refuseToDelete(inputs: readonly string[]): void;
   /** Removes what an earlier run left and the new one does not go on from. Called when the new run can begin: not before. */
   clear(): void;
   /** Gives the folder back; one in which nothing was written is removed again. */
@@ -66,7 +66,7 @@ export function claimOutputFolder(folder: string, { overwrite, resume, checkpoin
     if (!resume && !overwrite) refuse(folder, found, notEmpty);
     const unwanted = found.filter((name) => (goesOn ? partialCheckpoint : leftByARun).test(name));
     return {
-      spare: (inputs) => spare(inputs, folder, unwanted),
+      refuseToDelete: (inputs) => refuseToDelete(inputs, folder, unwanted),
       clear: () => unwanted.forEach((name) => rmSync(join(folder, name), { recursive: true })),
       release,
     };
@@ -100,7 +100,7 @@ function resultsAmong(found: readonly string[], folder: string): string[] {
   return found.filter((name) => result.test(name) || (name === 'run.json' && isFinished()));
 }
 
-function spare(inputs: readonly string[], folder: string, unwanted: readonly string[]): void {
+function refuseToDelete(inputs: readonly string[], folder: string, unwanted: readonly string[]): void {
   // Of a link the link alone is removed.
   const removed = unwanted.map((name) => join(realpathSync(folder), name, sep));
   for (const input of inputs) {
@@ -126,6 +126,17 @@ export function checkExportFolder(folder: string): void {
       `--export_dir ${folder}: ${nearest} cannot be written (${code}); give a folder that can be written`,
     );
   }
+}
+
+/** @throws UserError where --export_dir is one of the folders that the run reads or writes otherwise */
+export function refuseToExportOver(folder: string, used: readonly string[]): void {
+  const over = used.find((other) => realPath(other) === realPath(folder));
+  if (over) throw new UserError(`--export_dir ${folder}: this run keeps other files in ${over}: give another folder`);
+}
+
+/** A path without links, whether or not its end exists. */
+function realPath(path: string): string {
+  return existsSync(path) ? realpathSync(path) : join(realPath(dirname(path)), basename(path));
 }
 
 /** Makes a folder and tells whether it was missing. */

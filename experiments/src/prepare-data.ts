@@ -1,5 +1,7 @@
+import { UserError } from '@blockwise/errors';
 import {
   createBatches,
+  ignoreIndex,
   loadTemplate,
   loadTokenizer,
   resolveDatasetPath,
@@ -14,8 +16,8 @@ import { readJsonObject } from '@blockwise/model-zoo';
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { embedded, repository } from './embedded.ts';
+import { hubOptions } from './hub-options.ts';
 import type { Options } from './options.ts';
-import { UserError } from './user-error.ts';
 
 /** The data of a run: what is trained on and validated with, in batches. */
 export interface PreparedData {
@@ -31,9 +33,6 @@ export interface PreparedData {
   labelTokens: number;
 }
 
-/** Where the hub's files are kept. */
-export const hubOptions = ({ cacheDir }: Options) => (cacheDir ? { cacheDir: join(cacheDir, 'hub') } : {});
-
 /**
  * Finds, reads, tokenises, splits and batches the dataset that the options name.
  * @throws UserError for data and a tokenizer that cannot be used, and for tokens that the model does not have
@@ -48,7 +47,7 @@ export async function prepareData(
   const cacheDir = options.cacheDir ?? join(repository, 'datasets/cache');
   const datasets: string[][] = [];
   for (const name of options.dataset.split(','))
-    datasets.push(name === 'embedded' ? [embedded.dataset] : await resolveDatasetPath(name, hubOptions(options)));
+    datasets.push(name === 'embedded' ? [embedded.dataset] : await resolveDatasetPath(name, hubOptions(options, note)));
   const files = datasets.flat();
   const set = await tokeniseDataset({
     ...{ files: datasets, tokenizer, template: options.template, cutoffLen: options.cutoffLen, stage: options.stage },
@@ -87,7 +86,7 @@ export async function prepareData(
         })
       : undefined;
   const labelTokens = train.reduce(
-    (sum, { labels }) => sum + labels.reduce((count, label) => count + (label === -100 ? 0 : 1), 0),
+    (sum, { labels }) => sum + labels.reduce((count, label) => count + (label === ignoreIndex ? 0 : 1), 0),
     0,
   );
   return {
@@ -123,6 +122,6 @@ function digest(examples: readonly Example[]): string {
 
 /** An example's prompt: its tokens up to the first that is learned (of plain text: its beginning). */
 export function promptOf({ inputIds, labels }: Example): number[] {
-  const first = labels.findIndex((label) => label !== -100);
+  const first = labels.findIndex((label) => label !== ignoreIndex);
   return Array.from(inputIds.subarray(0, first > 0 ? first : Math.min(16, inputIds.length)));
 }

@@ -1,6 +1,6 @@
 import { parameterCount } from '@blockwise/model-zoo';
 import { runRecordVersion, type RunRecord } from '@blockwise/reporting';
-import { describeEngine, dtypes, type MemoryPeaks } from '@blockwise/tensorflow';
+import { describeEngine, type MemoryPeaks } from '@blockwise/tensorflow';
 import type { PlannedMemory, StepRecord, TrainResult, ValidationRecord } from '@blockwise/training';
 import { relative } from 'node:path';
 import type { ChosenOptimizer } from './create-optimizer.ts';
@@ -53,8 +53,6 @@ export function openRecord(options: Options, command: string): RunRecord {
   };
 }
 
-/** Bytes of a master's element. */
-const float = 4;
 /** Steps that compile and warm up; rates leave them out. */
 const warmUpShare = 0.1;
 
@@ -74,11 +72,6 @@ export function finishedRecord(
 ): RunRecord {
   const { opened, chosen, data, result, planned, peaks, samples, seconds } = run;
   const { model } = opened;
-  const storage = [...model.parameters.values()].reduce((sum, p) => sum + p.elements * dtypes[p.storageDtype].bytes, 0);
-  // Each trained element's master takes the place of its stored value, at the step that trained most; sparse keeps both.
-  const [trained] = opened.parameters;
-  const isBeside = record.config.finetuningType === 'sparse';
-  const replaced = isBeside ? 0 : (result.masterBytes / float) * dtypes[trained.storageDtype].bytes;
   const steady = result.steps.slice(Math.ceil(result.steps.length * warmUpShare));
   const steadySeconds = steady.reduce((sum, step) => sum + step.seconds, 0);
   const rate = (count: 'tokens' | 'examples') =>
@@ -105,13 +98,9 @@ export function finishedRecord(
     },
     timing: { total: seconds, ...result.timing, tokensPerSecond: rate('tokens'), examplesPerSecond: rate('examples') },
     memory: {
-      planned: {
-        ...{ parameters: Math.round(parameters), gradients: Math.round(gradients) },
-        ...{ optimizerStates: Math.round(optimizerStates), activations: Math.round(activations) },
-        ...{ workspace: Math.round(workspace), peak: Math.round(peak) },
-      },
+      planned: { parameters, gradients, optimizerStates, activations, workspace, peak },
       measured: {
-        parameters: storage - replaced + result.masterBytes,
+        parameters: result.parameterBytes,
         gradients: result.gradientBytes,
         optimizerStates: result.stateBytes,
         activations: result.activationBytes,

@@ -119,6 +119,14 @@ describe('an interrupted run', () => {
     expectSameAsWhole('ctrl-c');
   });
 
+  it('may recompute what it kept before: the weights and losses are the same bits', async () => {
+    cpSync(scratch('whole', 'checkpoint-8'), scratch('leaner', 'checkpoint-8'), { recursive: true });
+    const leaner = [...badam, '--output_dir', scratch('leaner'), '--gradient_checkpointing', '--no_plot_loss'];
+    expect((await command(...leaner, '--resume_from_checkpoint', 'latest')).code).toBe(0);
+    const [whole, found] = [filesOf(scratch('whole')), filesOf(scratch('leaner'))];
+    for (const path of ['loss.csv', 'model/model.safetensors']) expect(found.get(path), path).toEqual(whole.get(path));
+  });
+
   it('goes on from a checkpoint that is named, in the folder it lies in or in another', async () => {
     cpSync(scratch('whole', 'checkpoint-8'), scratch('named', 'checkpoint-8'), { recursive: true });
     const { code } = await command(...badam, '--resume_from_checkpoint', scratch('named', 'checkpoint-8'));

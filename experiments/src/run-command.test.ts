@@ -71,9 +71,9 @@ describe('the trained model', () => {
   it('is there although answering fails, and the record says so', async () => {
     const folder = scratch('no-answers');
     let asked = 0;
-    vi.mocked(answering.createAnswerer).mockReturnValue(async (prompts) => {
+    vi.mocked(answering.createAnswerer).mockReturnValue(async () => {
       if (++asked > 3) throw new Error('out of memory');
-      return prompts.map(() => '');
+      return '';
     });
     expect((await command(...small, '--output_dir', folder)).code).toBe(1);
     expect(readRecord(folder)).toMatchObject({ status: 'failed', error: 'out of memory' });
@@ -83,9 +83,9 @@ describe('the trained model', () => {
   it('and a finished record are there after Ctrl-C in the answers, of which the rest is left out', async () => {
     const folder = scratch('fewer-answers');
     let asked = 0;
-    vi.mocked(answering.createAnswerer).mockReturnValue(async (prompts) => {
+    vi.mocked(answering.createAnswerer).mockReturnValue(async () => {
       if (++asked === 4) process.emit('SIGINT');
-      return prompts.map(() => `answer ${asked}`);
+      return `answer ${asked}`;
     });
     expect((await command(...small, '--output_dir', folder)).code).toBe(0);
     expect(asked).toBe(4);

@@ -1,3 +1,4 @@
+import { UserError } from '@blockwise/errors';
 import process from 'node:process';
 import { parseCommandLine } from './command-line.ts';
 import { fineTune } from './fine-tune.ts';
@@ -10,7 +11,7 @@ export interface CommandStreams {
 
 /**
  * The command from its words to its exit code: 0 done, 2 a mistake in options or files, 130 interrupted (with a checkpoint, or before
- * training, with nothing changed), 1 anything else. Errors go to stderr: a user's error as its message alone, a bug with its stack.
+ * training, with nothing changed), 1 anything else. Errors go to stderr.
  */
 export async function runCommand(words: readonly string[], streams: CommandStreams = process): Promise<number> {
   const { stdout, stderr } = streams;
@@ -32,12 +33,17 @@ export async function runCommand(words: readonly string[], streams: CommandStrea
       stderr.write('stopped before training: the output folder is as it was\n');
       return 130;
     }
-    const isUserError = (error as Error).name === 'UserError';
-    stderr.write(isUserError ? `error: ${(error as Error).message}\n` : `${(error as Error).stack}\n`);
-    return isUserError ? 2 : 1;
+    return tellError(error as Error, stderr);
   } finally {
     stopListening();
   }
+}
+
+/** A user's error as its message alone, a bug with its stack. Returns the exit code. */
+export function tellError(error: Error, stderr: NodeJS.WritableStream): number {
+  const isUserError = error instanceof UserError;
+  stderr.write(isUserError ? `error: ${error.message}\n` : `${error.stack}\n`);
+  return isUserError ? 2 : 1;
 }
 
 /** Who read the output may be gone (`| head`; Ctrl-C ends `| tee` too): the run goes on, and saves what it has to save. */

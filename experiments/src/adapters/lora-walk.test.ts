@@ -20,15 +20,8 @@ function adapted(nf4: boolean): LoraModel {
 function batchOf(model: LoraModel, dropoutSeed: number): MicroBatch {
   const [batchSize, length] = [2, 8];
   const inputIds = Int32Array.from({ length: batchSize * length }, (_, i) => (5 * i + 3) % 32);
-  return createMicroBatch(
-    model,
-    {
-      ...{ batchSize, length, inputIds, labels: inputIds, segmentIds: undefined },
-      positionIds: Int32Array.from(inputIds, (_, i) => i % length),
-      ...{ tokens: 0, labelTokens: 0, exampleIndices: [] },
-    },
-    dropoutSeed,
-  );
+  const positionIds = Int32Array.from(inputIds, (_, i) => i % length);
+  return createMicroBatch(model, { batchSize, length, inputIds, labels: inputIds, positionIds, dropoutSeed });
 }
 
 type Gradients = Map<string, Float32Array>;

@@ -111,7 +111,7 @@ async function run(record: Case) {
   for (const { inputIds, labels } of batches) {
     const [batchSize, length] = [inputIds.length, inputIds[0].length];
     const micro = createMicroBatch(model, {
-      ...{ batchSize, length, segmentIds: undefined, tokens: 0, labelTokens: 0, exampleIndices: [] },
+      ...{ batchSize, length },
       positionIds: Int32Array.from({ length: batchSize * length }, (_, i) => i % length),
       inputIds: Int32Array.from(inputIds.flat()),
       labels: Int32Array.from(labels.flat()),

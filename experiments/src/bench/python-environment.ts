@@ -1,10 +1,10 @@
+import { UserError } from '@blockwise/errors';
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { repository } from '../embedded.ts';
-import { UserError } from '../user-error.ts';
 
 /**
  * A Python with the packages of requirements.txt: that of BLOCKWISE_BENCH_PYTHON, or of an environment under datasets/cache, which is made

@@ -14,7 +14,6 @@ export function randomMicroBatch(
   const inputIds = Int32Array.from({ length: tokens }, () => random.uint32() % vocab_size);
   const positionIds = Int32Array.from({ length: tokens }, (_, i) => i % length);
   return createMicroBatch(model, {
-    ...{ inputIds, labels: inputIds, positionIds, segmentIds: undefined, batchSize, length },
-    ...{ tokens, labelTokens: tokens - batchSize, exampleIndices: [] },
+    ...{ inputIds, labels: inputIds, positionIds, batchSize, length },
   });
 }

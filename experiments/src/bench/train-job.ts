@@ -1,4 +1,4 @@
-import type { Batch, Example, Random } from '@blockwise/loaders';
+import { ignoreIndex, type Batch, type Example, type Random } from '@blockwise/loaders';
 import type { ComputeDtype, LlamaConfig, WeightDtype } from '@blockwise/model-zoo';
 import type { MemoryPeaks } from '@blockwise/tensorflow';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -84,7 +84,7 @@ export function paddedBatch(examples: readonly Example[], padId: number): JobBat
   ];
   return {
     inputIds: examples.flatMap(({ inputIds }) => pad(inputIds, padId)),
-    labels: examples.flatMap(({ labels }) => pad(labels, -100)),
+    labels: examples.flatMap(({ labels }) => pad(labels, ignoreIndex)),
     positionIds: examples.flatMap(() => Array.from({ length }, (_, t) => t)),
     segmentIds: null,
     batchSize: examples.length,

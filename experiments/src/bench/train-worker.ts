@@ -39,7 +39,7 @@ function openJob(job: TrainJob): Opened {
 
 async function trainStep(model: Llama, walk: StageWalk, optimizer: Optimizer, batch: JobBatch): Promise<number> {
   const micro = createMicroBatch(model, {
-    ...{ batchSize: batch.batchSize, length: batch.length, tokens: 0, labelTokens: 0, exampleIndices: [] },
+    ...{ batchSize: batch.batchSize, length: batch.length },
     inputIds: Int32Array.from(batch.inputIds),
     labels: Int32Array.from(batch.labels),
     positionIds: Int32Array.from(batch.positionIds),

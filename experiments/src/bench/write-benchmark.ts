@@ -1,4 +1,5 @@
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { markdownTable, writeAside } from '@blockwise/reporting';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import process from 'node:process';
 import { isDeepStrictEqual } from 'node:util';
@@ -42,8 +43,8 @@ export function writeBenchmark(result: BenchmarkResult): void {
   };
   const folder = resultFolder(machine, result.folder, result.byMachine);
   mkdirSync(folder, { recursive: true });
-  writeWhole(join(folder, `${result.name}.json`), `${JSON.stringify(record, undefined, 2)}\n`);
-  writeWhole(join(folder, `${result.name}.md`), markdown(record));
+  writeAside(join(folder, `${result.name}.json`), `${JSON.stringify(record, undefined, 2)}\n`);
+  writeAside(join(folder, `${result.name}.md`), markdown(record));
   process.stderr.write(`written to ${join(folder, result.name)}.md and .json\n`);
   process.stdout.write(`${JSON.stringify(result.figures)}\n`);
 }
@@ -75,15 +76,14 @@ type Record_ = Pick<BenchmarkResult, 'title' | 'rows' | 'notes' | 'seed'> & {
 
 function markdown({ title, rows, notes, command, seed, date, commit, machine, versions }: Record_): string {
   const heading = Object.keys(rows[0]);
-  const line = (cells: readonly (string | number | null)[]) => `| ${cells.map((cell) => cell ?? '').join(' | ')} |`;
   const { cpu, cores, memoryBytes, gpu } = machine;
   return [
     `# ${title}`,
     '',
-    line(heading),
-    line(heading.map((_, column) => (column === 0 ? '---' : '---:'))),
-    ...rows.map((row) => line(heading.map((key) => row[key]))),
-    '',
+    markdownTable(
+      heading.map((title, column) => ({ title, numeric: column > 0 })),
+      rows.map((row) => heading.map((key) => row[key])),
+    ),
     ...notes.map((note) => `- ${note}`),
     `- Command: \`${command}\`; seed ${seed}; ${date.slice(0, 10)}; commit ${commit ?? 'none'}.`,
     `- Machine: ${cpu}, ${cores} cores, ${(memoryBytes / 1e9).toFixed(1)} GB, ${gpu ?? 'no GPU'}.`,
@@ -92,12 +92,6 @@ function markdown({ title, rows, notes, command, seed, date, commit, machine, ve
       .join(', ')}.`,
     '',
   ].join('\n');
-}
-
-/** Complete or absent. */
-function writeWhole(path: string, text: string): void {
-  writeFileSync(`${path}.partial`, text);
-  renameSync(`${path}.partial`, path);
 }
 
 /** To `digits` significant ones, for JSON and tables. */

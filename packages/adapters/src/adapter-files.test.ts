@@ -132,7 +132,7 @@ test('options that mean other mathematics, or are no options, are told at once',
   const base = tinyModel();
   expect(() => loadAdapter(base, folder)).toThrow(
     [
-      `${path}:`,
+      `${path}: 4 problems`,
       'r is "eight", expected a number',
       'use_dora is true: this is not supported',
       'rank_pattern is {"q_proj":4}: this is not supported',

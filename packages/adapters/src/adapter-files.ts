@@ -1,3 +1,4 @@
+import { UserError } from '@blockwise/errors';
 import {
   matchWeights,
   publish,
@@ -16,7 +17,6 @@ import { loraDefaults, type LoraConfig } from './lora-config.ts';
 import { applyLora, type Lora, type LoraModel } from './lora-model.ts';
 import { fullName } from './lora-targets.ts';
 import { atRest } from './parameter-values.ts';
-import { UserError } from './user-error.ts';
 
 const configFile = 'adapter_config.json';
 const weightsFile = 'adapter_model.safetensors';

@@ -1,13 +1,6 @@
-import { attribute, dtypes, operation, tf, type RawTensor } from '@blockwise/tensorflow';
+import { statelessRandom, tf, type RawTensor } from '@blockwise/tensorflow';
 import type { LoraConfig } from './lora-config.ts';
 import { atRest } from './parameter-values.ts';
-
-const { float32, int32 } = dtypes;
-const random = [
-  attribute.type('dtype', float32.code),
-  attribute.type('T', int32.code),
-  attribute.type('Tseed', int32.code),
-];
 
 /**
  * The factors that an adapter starts with: see LoraConfig.initLoraWeights (PEFT's lora/layer.py, reset_lora_parameters).
@@ -21,19 +14,17 @@ export function initialAdapter(
   seeds: readonly [number, number],
 ): { a: RawTensor; b: RawTensor } {
   const a = () =>
-    initLoraWeights === 'gaussian'
-      ? tf.mul(draw('StatelessRandomNormal', [r, inputs], seeds), 1 / r)
-      : uniform([r, inputs], seeds);
+    initLoraWeights === 'gaussian' ? tf.mul(draw('Normal', [r, inputs], seeds), 1 / r) : uniform([r, inputs], seeds);
   const b = () => (initLoraWeights ? tf.zeros([outputs, r]) : uniform([outputs, r], [~seeds[0], seeds[1]]));
   return { a: atRest(tf.tidy(a), 'float32'), b: atRest(tf.tidy(b), 'float32') };
 }
 
 /** torch's kaiming_uniform_ with a = sqrt(5): uniform within 1 / sqrt(columns). */
 function uniform(shape: [number, number], seeds: readonly [number, number]): tf.Tensor {
-  const unit = draw('StatelessRandomUniform', shape, seeds);
+  const unit = draw('Uniform', shape, seeds);
   return tf.mul(tf.sub(tf.mul(unit, 2), 1), 1 / Math.sqrt(shape[1]));
 }
 
-function draw(op: string, shape: [number, number], seeds: readonly [number, number]): tf.Tensor {
-  return operation(op, random, [tf.tensor1d(shape, 'int32'), tf.tensor1d([...seeds], 'int32')])[0];
+function draw(kind: 'Uniform' | 'Normal', shape: [number, number], seeds: readonly [number, number]): tf.Tensor {
+  return statelessRandom(kind, shape, tf.tensor1d([...seeds], 'int32'));
 }

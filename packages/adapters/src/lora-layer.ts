@@ -1,5 +1,5 @@
 import { linear, unrecorded, type LinearLayer } from '@blockwise/model-zoo';
-import { attribute, dtypes, operation, tf } from '@blockwise/tensorflow';
+import { statelessRandom, tf } from '@blockwise/tensorflow';
 
 /** What an adapter's input goes through in training: `name` is the module's in its stage. */
 export type Drop = (name: string, x: tf.Tensor2D) => tf.Tensor2D;
@@ -21,13 +21,6 @@ export function loraLinear(base: LinearLayer, scaling: number, drop: Drop = (_, 
   };
 }
 
-const { float32, int32 } = dtypes;
-const random = [
-  attribute.type('dtype', float32.code),
-  attribute.type('T', int32.code),
-  attribute.type('Tseed', int32.code),
-];
-
 /**
  * Dropout: each element is 0 with probability `rate`, else divided by 1 - rate (torch.nn.Dropout). The mask is a function of the seeds and
  * of nothing else, so a second run of the stage, for the gradients, sees the same one.
@@ -35,7 +28,7 @@ const random = [
  * @param seeds int32 scalars: the batch's, and the module's
  */
 export function dropout(x: tf.Tensor2D, rate: number, seeds: [tf.Tensor, tf.Tensor]): tf.Tensor2D {
-  const [uniform] = operation('StatelessRandomUniform', random, [tf.tensor1d(x.shape, 'int32'), tf.stack(seeds)]);
+  const uniform = statelessRandom('Uniform', x.shape, tf.stack(seeds));
   const kept = tf.cast(tf.greaterEqual(uniform, rate), 'float32');
   return tf.mul(x, tf.mul(kept, 1 / (1 - rate)));
 }

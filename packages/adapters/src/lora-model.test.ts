@@ -156,7 +156,7 @@ test('all options that are wrong or match nothing are told at once, and the base
     message = (error as Error).message;
   }
   expect(message.split('\n  - ')).toEqual([
-    "LoRA's options:",
+    "LoRA's options: 5 problems",
     'r is 0, expected a whole number from 1',
     'loraDropout is 1, expected a number in [0, 1)',
     'targetModules: no linear module is called q_prj; there are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head. (modulesToSave trains other modules in full)', // prettier-ignore

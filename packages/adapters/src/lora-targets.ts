@@ -1,7 +1,7 @@
+import { UserError } from '@blockwise/errors';
 import { linearShapes, type Stage, type StagedModel } from '@blockwise/model-zoo';
 import type { Parameter } from '@blockwise/tensorflow';
 import { loraConfigProblems, type LoraConfig } from './lora-config.ts';
-import { UserError } from './user-error.ts';
 
 /** A linear module that gets an adapter. */
 export interface Target {

@@ -1,3 +1,4 @@
+import { UserError } from '@blockwise/errors';
 import {
   createLlama,
   linearShapes,
@@ -13,7 +14,6 @@ import type { AdaptedStage, Adapter, LoraModel } from './lora-model.ts';
 import { fullName, isPacked } from './lora-targets.ts';
 import { atRest, valueOf } from './parameter-values.ts';
 import { withExactInputs } from './quantize-model.ts';
-import { UserError } from './user-error.ts';
 
 /** Stages with merged weights in place of adapters, and what frees those weights. */
 export interface MergedStages {

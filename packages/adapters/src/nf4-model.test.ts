@@ -69,7 +69,7 @@ test('what cannot be packed is refused by name, and a quantised weight is not tr
     [0, 1].reduce(
       (text, i) =>
         `${text}\n  - model.layers.${i}.mlp.down_proj.weight has 25 columns, an odd number, and two values share a byte`,
-      'this model cannot be put into 4 bits:',
+      'this model cannot be put into 4 bits: 2 problems',
     ),
   );
   odd.dispose();

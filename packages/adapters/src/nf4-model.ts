@@ -1,7 +1,7 @@
+import { UserError } from '@blockwise/errors';
 import {
   frozenLinear,
   linearShapes,
-  plainLinear,
   storedWeight,
   type FrozenWeight,
   type LinearLayer,
@@ -10,9 +10,9 @@ import {
   type StageWeights,
 } from '@blockwise/model-zoo';
 import { dequantizeNf4Codes, nf4Absmax, nf4BlockSize, nf4Table, quantizeNf4 } from '@blockwise/quantization';
-import { Parameter, RawTensor, sliceRows, tf } from '@blockwise/tensorflow';
+import { sliceRows, tf, type RawTensor } from '@blockwise/tensorflow';
 import { adapterProblems, isPacked } from './lora-targets.ts';
-import { UserError } from './user-error.ts';
+import { packLayers } from './pack-layers.ts';
 
 /**
  * Puts the linear modules of a model's layers into 4 bits, as bitsandbytes' load_in_4bit does: NF4 in blocks of 64 (QLoRA, arXiv 2305.14314,
@@ -29,12 +29,11 @@ export function quantizeModelNf4<Model extends StagedModel>(
   const { stages } = base;
   const problems = [...adapterProblems(base), ...stages.slice(1, -1).flatMap(packingProblems)];
   if (problems.length > 0) throw UserError.of('this model cannot be put into 4 bits', problems);
-  const parameters = new Map(base.parameters);
-  const quantised = stages.map((stage, index) =>
-    index > 0 && index < stages.length - 1 ? packStage(stage, parameters, doubleQuantization) : stage,
-  );
-  const dispose = () => parameters.forEach((parameter) => parameter.dispose());
-  return { ...base, parameters, stages: quantised, dispose };
+  return packLayers(base, {
+    kind: 'nf4',
+    partsOf: (weight, module) => packedParts(weight, `${module}.weight`, doubleQuantization),
+    linearOf: nf4Linear,
+  });
 }
 
 function packingProblems(stage: Stage): string[] {
@@ -45,45 +44,15 @@ function packingProblems(stage: Stage): string[] {
   });
 }
 
-/** The stage with its linear weights in 4 bits, which replace the others in `parameters`. */
-function packStage(stage: Stage, parameters: Map<string, Parameter>, doubleQuant: boolean): Stage {
-  const shapes = linearShapes(stage);
-  const own = new Map<string, Parameter>();
-  for (const [local, parameter] of stage.parameters) {
-    if (!shapes.has(local.replace(/\.weight$/, ''))) {
-      own.set(local, parameter);
-      continue;
-    }
-    for (const [suffix, values] of packedParts(parameter, doubleQuant)) {
-      const packed = new Parameter(parameter.name + suffix, values);
-      own.set(local + suffix, packed);
-      parameters.set(packed.name, packed);
-    }
-  }
-  const linear = nf4Linear(stage.linear ?? plainLinear);
+/** A weight quantised. */
+function packedParts(weight: RawTensor, name: string, doubleQuant: boolean) {
+  const { codes, absmax, nestedAbsmax, nestedOffset } = quantizeNf4(weight, { doubleQuant, name });
   return {
-    ...stage,
-    kind: `${stage.kind} nf4`,
-    parameters: own,
-    linear,
-    linearShapes: shapes,
-    forward: (weights, x, context, layer = linear) => stage.forward(weights, x, context, layer),
+    weight: codes,
+    'weight.absmax': absmax,
+    'weight.nested_absmax': nestedAbsmax,
+    'weight.nested_offset': nestedOffset,
   };
-}
-
-/** Quantises a weight, which is freed. */
-function packedParts(parameter: Parameter, doubleQuant: boolean): [suffix: string, values: RawTensor][] {
-  parameter.deactivate();
-  const stored = parameter.take();
-  const { codes, absmax, nestedAbsmax, nestedOffset } = quantizeNf4(stored, { doubleQuant, name: parameter.name });
-  stored.dispose();
-  const parts: [string, RawTensor | undefined][] = [
-    ['', codes],
-    ['.absmax', absmax],
-    ['.nested_absmax', nestedAbsmax],
-    ['.nested_offset', nestedOffset],
-  ];
-  return parts.filter((part): part is [string, RawTensor] => part[1] !== undefined);
 }
 
 /** y = x W^T + b for modules whose weight is in 4 bits; the others are `base`'s. */

@@ -1,8 +1,8 @@
+import { UserError } from '@blockwise/errors';
 import { linear, type LinearLayer, type Stage, type StagedModel } from '@blockwise/model-zoo';
 import { fakeQuantizeWeight } from '@blockwise/quantization';
 import { roundInput } from './activation-ranges.ts';
 import { checkScheme, type ModelQuantization } from './quantize-model.ts';
-import { UserError } from './user-error.ts';
 
 /**
  * Quantisation-aware training: the same model, whose layers compute with fake-quantised weights (by their present min-max ranges) and, where

@@ -1,12 +1,11 @@
+import { UserError } from '@blockwise/errors';
 import {
   frozenLinear,
   linearShapes,
-  plainLinear,
   storedWeight,
   weightAtRest,
   type FrozenWeight,
   type LinearLayer,
-  type Stage,
   type StagedModel,
   type StageWeights,
 } from '@blockwise/model-zoo';
@@ -17,10 +16,10 @@ import {
   type Bits,
   type WeightScheme,
 } from '@blockwise/quantization';
-import { cast, castAfter, Parameter, RawTensor, sliceRows, tf, toRaw, type AnyTensor } from '@blockwise/tensorflow';
+import { cast, castAfter, RawTensor, sliceRows, tf, toRaw, type AnyTensor } from '@blockwise/tensorflow';
 import { inputParameters, roundInput, type ActivationScheme } from './activation-ranges.ts';
 import { adapterProblems } from './lora-targets.ts';
-import { UserError } from './user-error.ts';
+import { packLayers } from './pack-layers.ts';
 
 /** How a model's linear modules become codes. */
 export interface ModelQuantization extends WeightScheme {
@@ -38,11 +37,15 @@ export interface ModelQuantization extends WeightScheme {
  */
 export function quantizeModel<Model extends StagedModel>(base: Model, scheme: ModelQuantization): Model {
   checkScheme(base, scheme);
-  const parameters = new Map(base.parameters);
-  const stages = base.stages.map((stage, index) =>
-    index > 0 && index < base.stages.length - 1 ? quantizeStage(stage, parameters, scheme) : stage,
-  );
-  return { ...base, parameters, stages, dispose: () => parameters.forEach((parameter) => parameter.dispose()) };
+  return packLayers(base, {
+    kind: `int${scheme.bits}`,
+    partsOf: (weight, module) => ({ ...codesOf(weight, scheme), ...inputsOf(module, scheme) }),
+    linearOf: (base) => {
+      const linear = quantizedLinear(base, scheme);
+      exact.set(linear, quantizedLinear(base, { ...scheme, activations: undefined }));
+      return linear;
+    },
+  });
 }
 
 /** @throws UserError naming every weight that the scheme does not fit, and every module without a calibrated range */
@@ -61,43 +64,9 @@ export function checkScheme(base: StagedModel, scheme: ModelQuantization): void 
   if (problems.size > 0) throw UserError.of('this model cannot be quantised so', [...problems]);
 }
 
-/** The stage with its linear weights as codes, which replace the others in `parameters`. */
-function quantizeStage(stage: Stage, parameters: Map<string, Parameter>, scheme: ModelQuantization): Stage {
-  const shapes = linearShapes(stage);
-  const own = new Map<string, Parameter>();
-  for (const [local, parameter] of stage.parameters) {
-    const module = local.replace(/\.weight$/, '');
-    if (module === local || !shapes.has(module)) {
-      own.set(local, parameter);
-      continue;
-    }
-    const parts = { ...codesOf(parameter, scheme), ...inputsOf(`${stage.name}.${module}`, scheme) };
-    for (const [suffix, values] of Object.entries(parts)) {
-      if (!values) continue;
-      const part = new Parameter(`${stage.name}.${module}.${suffix}`, values);
-      own.set(`${module}.${suffix}`, part);
-      parameters.set(part.name, part);
-    }
-  }
-  const base = stage.linear ?? plainLinear;
-  const linear = quantizedLinear(base, scheme);
-  exact.set(linear, quantizedLinear(base, { ...scheme, activations: undefined }));
-  return {
-    ...stage,
-    kind: `${stage.kind} int${scheme.bits}`,
-    parameters: own,
-    linear,
-    linearShapes: shapes,
-    forward: (weights, x, context, layer = linear) => stage.forward(weights, x, context, layer),
-  };
-}
-
-/** Quantises a weight, which is freed. */
-function codesOf(parameter: Parameter, scheme: WeightScheme): Record<string, RawTensor | undefined> {
-  parameter.deactivate();
-  const stored = parameter.take();
-  const values = cast(stored);
-  stored.dispose();
+/** A weight quantised. */
+function codesOf(weight: RawTensor, scheme: WeightScheme): Record<string, RawTensor | undefined> {
+  const values = cast(weight);
   const { codes, scale, zeroPoint } = quantizeWeight(values as tf.Tensor2D, scheme);
   values.dispose();
   return { weight: codes, weight_scale: scale, weight_zero_point: zeroPoint };

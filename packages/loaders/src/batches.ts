@@ -1,10 +1,10 @@
+import { UserError } from '@blockwise/errors';
 import { bucketLengths } from './bucket-lengths.ts';
 import { epochOrder } from './epoch-order.ts';
 import { ignoreIndex } from './examples.ts';
 import type { Example } from './examples.ts';
 import { packExamples } from './packing.ts';
 import { createRandom, shuffle } from './random.ts';
-import { UserError } from './user-error.ts';
 
 /** B rows of T positions, row after row, padded on the right. B: `batchSize`, T: `length`. */
 export interface Batch {

@@ -1,7 +1,7 @@
+import { UserError } from '@blockwise/errors';
 import type { Conversation } from './records.ts';
 import type { EncodedTurn, Template } from './templates.ts';
 import type { ChatMessage, Tokenizer } from './tokenizer.ts';
-import { UserError } from './user-error.ts';
 
 /**
  * The tokenizer's own chat template as a `Template`. The whole conversation is rendered and encoded as transformers'

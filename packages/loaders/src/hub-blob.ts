@@ -1,9 +1,9 @@
+import { UserError } from '@blockwise/errors';
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { HubApiError } from '@huggingface/hub';
-import { UserError } from './user-error.ts';
 import { isAlive } from './is-alive.ts';
 
 /** One file of a hub repository: its size in bytes and the checksum that the hub lists for it. */

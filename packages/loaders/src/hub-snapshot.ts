@@ -1,3 +1,4 @@
+import { UserError } from '@blockwise/errors';
 import { randomUUID } from 'node:crypto';
 import { mkdir, readFile, rename, stat, statfs, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
@@ -17,7 +18,6 @@ import {
 } from '@huggingface/hub';
 import { describeCause, downloadBlob, type HubBlob } from './hub-blob.ts';
 import { listFolder } from './list-folder.ts';
-import { UserError } from './user-error.ts';
 
 /** A model or dataset repository on the hub. */
 export interface HubRepo {

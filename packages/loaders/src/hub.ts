@@ -1,11 +1,10 @@
+import { UserError, nearMatches } from '@blockwise/errors';
 import { readdir, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { datasetNames, selectDataFiles, type NamedDataset } from './dataset-names.ts';
 import type { HubOptions } from './hub-snapshot.ts';
 import { listFolder } from './list-folder.ts';
-import { nearMatches } from './near-matches.ts';
-import { UserError } from './user-error.ts';
 
 /** Loaded where a name is the hub's: its package takes 10 MB. */
 const hub = () => import('./hub-snapshot.ts');

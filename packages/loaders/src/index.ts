@@ -5,7 +5,6 @@ export { ignoreIndex } from './examples.ts';
 export type { Example } from './examples.ts';
 export { resolveDatasetPath, resolveModelPath } from './hub.ts';
 export type { DownloadProgress, HubOptions } from './hub-snapshot.ts';
-export { nearMatches } from './near-matches.ts';
 export { createRandom, shuffle } from './random.ts';
 export type { Random } from './random.ts';
 export { readRecords } from './records.ts';

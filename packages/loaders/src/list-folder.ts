@@ -1,9 +1,9 @@
-import { readdir } from 'node:fs/promises';
-import { join, relative } from 'node:path';
+import { lstat, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
 
 /** All files beneath a folder, as paths relative to it with `/` between the parts. */
 export async function listFolder(folder: string): Promise<string[]> {
-  const entries = await readdir(folder, { recursive: true, withFileTypes: true });
-  const files = entries.filter((entry) => !entry.isDirectory()).map((entry) => join(entry.parentPath, entry.name));
-  return files.map((path) => relative(folder, path).replaceAll('\\', '/'));
+  const names = await readdir(folder, { recursive: true });
+  const found = await Promise.all(names.map((name) => lstat(join(folder, name))));
+  return names.filter((_, i) => !found[i].isDirectory()).map((name) => name.replaceAll('\\', '/'));
 }

@@ -1,9 +1,9 @@
+import { UserError } from '@blockwise/errors';
 import { createReadStream, existsSync, readFileSync, statSync } from 'node:fs';
 import { extname } from 'node:path';
 import { createInterface } from 'node:readline';
 import { asyncBufferFromFile, parquetReadObjects } from 'hyparquet';
 import { compressors } from 'hyparquet-compressors';
-import { UserError } from './user-error.ts';
 
 export interface Message {
   role: 'user' | 'assistant';
@@ -12,7 +12,6 @@ export interface Message {
 
 /** A conversation whose messages alternate user, assistant, beginning with a user's. */
 export interface Conversation {
-  id?: string;
   system?: string;
   messages: Message[];
 }
@@ -22,10 +21,8 @@ export interface TextRecord {
   text: string;
 }
 
-/** The records of a dataset, all of one kind; `skipped` counts unusable ones left out on request. */
-export type RecordSet =
-  | { kind: 'conversations'; records: Conversation[]; skipped: number }
-  | { kind: 'texts'; records: TextRecord[]; skipped: number };
+/** The records of a dataset, all of one kind. */
+export type RecordSet = { kind: 'conversations'; records: Conversation[] } | { kind: 'texts'; records: TextRecord[] };
 
 type JsonRecord = Record<string, unknown>;
 type Problem = { field: string; found: string; expected: string };
@@ -47,12 +44,11 @@ const listedProblems = 10;
  * break, and `tools` are ignored.
  * @param paths a list among them is the files of one dataset
  * @param options.maxRecords take only so many records of each dataset, from its start; the rest is not looked at
- * @param options.skipInvalid leave unusable records out and count them, instead of refusing the file
  * @throws UserError naming the file, and the first ten unusable records with field, finding and expectation.
  */
 export async function readRecords(
   paths: string | readonly (string | readonly string[])[],
-  options: { skipInvalid?: boolean; maxRecords?: number } = {},
+  options: { maxRecords?: number } = {},
 ): Promise<RecordSet> {
   const sets: RecordSet[] = [];
   const files: string[] = [];
@@ -63,7 +59,7 @@ export async function readRecords(
       const records = (await readFile(path)).slice(0, left);
       left -= records.length;
       files.push(path);
-      sets.push(normaliseFile(path, records, options.skipInvalid ?? false));
+      sets.push(normaliseFile(path, records));
     }
   }
   const [first, ...rest] = sets;
@@ -74,8 +70,7 @@ export async function readRecords(
         `${files[i + 1]}: holds ${set.kind} where ${files[0]} holds ${first.kind}; one run takes one kind of data.`,
       );
     }
-    (first.records as unknown[]).push(...set.records);
-    first.skipped += set.skipped;
+    for (const record of set.records) (first.records as unknown[]).push(record);
   }
   return first;
 }
@@ -152,22 +147,16 @@ async function readParquet(path: string): Promise<unknown[]> {
   }
 }
 
-function normaliseFile(path: string, records: unknown[], skipInvalid: boolean): RecordSet {
+function normaliseFile(path: string, records: unknown[]): RecordSet {
   const first = records[0];
   if (records.length === 0) throw new UserError(`${path}: the dataset is empty; expected at least one record.`);
   const known = isObject(first) ? Object.keys(first) : [];
-  if (known.includes('conversations') || known.includes('messages')) {
-    return {
-      kind: 'conversations',
-      ...normaliseAll(path, records, normaliseShareGpt, skipInvalid, shapes.conversations),
-    };
-  }
-  if (known.includes('instruction') || known.includes('output')) {
-    return { kind: 'conversations', ...normaliseAll(path, records, normaliseAlpaca, skipInvalid, shapes.alpaca) };
-  }
-  if (known.includes('text')) {
-    return { kind: 'texts', ...normaliseAll(path, records, normaliseText, skipInvalid, shapes.text) };
-  }
+  if (known.includes('conversations') || known.includes('messages'))
+    return { kind: 'conversations', records: normaliseAll(path, records, normaliseShareGpt, shapes.conversations) };
+  if (known.includes('instruction') || known.includes('output'))
+    return { kind: 'conversations', records: normaliseAll(path, records, normaliseAlpaca, shapes.alpaca) };
+  if (known.includes('text'))
+    return { kind: 'texts', records: normaliseAll(path, records, normaliseText, shapes.text) };
   const found = isObject(first)
     ? `the fields ${known.map((key) => `"${key}"`).join(', ') || '(none)'}`
     : describe(first);
@@ -183,23 +172,21 @@ function normaliseAll<T extends Conversation | TextRecord>(
   path: string,
   records: unknown[],
   normalise: Normalise<T>,
-  skipInvalid: boolean,
   shape: string,
-): { records: T[]; skipped: number } {
+): T[] {
   const usable: T[] = [];
   const problems: string[] = [];
-  let skipped = 0;
   for (const [index, record] of records.entries()) {
     const result = isObject(record) ? normalise(record) : problem('(record)', record, 'an object');
     if (!('expected' in result)) usable.push(result);
-    else if (++skipped <= listedProblems) {
+    else
       problems.push(`  record ${index}, field "${result.field}": found ${result.found}; expected ${result.expected}`);
-    }
   }
-  if (skipped > 0 && (!skipInvalid || usable.length === 0)) {
-    const rest = skipped > listedProblems ? `\n  ... and ${skipped - listedProblems} more` : '';
+  if (problems.length > 0) {
+    const rest = problems.length - listedProblems;
     throw new UserError(
-      `${path}: ${skipped} of ${records.length} records cannot be used (${shape}):\n${problems.join('\n')}${rest}\n` +
+      `${path}: ${problems.length} of ${records.length} records cannot be used (${shape}):\n` +
+        `${problems.slice(0, listedProblems).join('\n')}${rest > 0 ? `\n  ... and ${rest} more` : ''}\n` +
         'Mend or remove these records.',
     );
   }
@@ -210,7 +197,7 @@ function normaliseAll<T extends Conversation | TextRecord>(
         'expected answers in "output" or in the assistant\'s turns. Is this a file of prompts only?',
     );
   }
-  return { records: usable, skipped };
+  return usable;
 }
 
 /** `input` joins `instruction` by a line break; `history` is a list of [prompt, answer] that came before. */
@@ -229,7 +216,7 @@ function normaliseAlpaca(record: JsonRecord): Conversation | Problem {
   }
   messages.push({ role: 'user', content: [instruction, input].filter((text) => text).join('\n') });
   messages.push({ role: 'assistant', content: output });
-  return withContext(record, messages, record.system);
+  return withContext(messages, record.system);
 }
 
 const roles = new Map<unknown, 'system' | 'user' | 'assistant'>([
@@ -274,20 +261,16 @@ function normaliseShareGpt(record: JsonRecord): Conversation | Problem {
     const found = messages.length === 0 ? 'no message' : "a user's turn at the end";
     return { field, found, expected: "an assistant's turn at the end: the answer to learn" };
   }
-  return withContext(record, messages, system);
+  return withContext(messages, system);
 }
 
 function normaliseText({ text }: JsonRecord): TextRecord | Problem {
   return typeof text === 'string' ? { text } : problem('text', text, 'a string');
 }
 
-function withContext({ id }: JsonRecord, messages: Message[], system: unknown): Conversation | Problem {
+function withContext(messages: Message[], system: unknown): Conversation | Problem {
   if (system != null && typeof system !== 'string') return problem('system', system, 'a string');
-  return {
-    ...(typeof id === 'string' || typeof id === 'number' ? { id: String(id) } : {}),
-    ...(system ? { system } : {}),
-    messages,
-  };
+  return { ...(system ? { system } : {}), messages };
 }
 
 function problem(field: string, value: unknown, expected: string): Problem {

@@ -1,5 +1,5 @@
+import { UserError } from '@blockwise/errors';
 import { createRandom, shuffle } from './random.ts';
-import { UserError } from './user-error.ts';
 
 /** Set aside from the epochs 0, 1, 2 ... of the same seed, so that the split and the first epoch share no numbers. */
 const splitStream = 2 ** 52;

@@ -1,8 +1,7 @@
-import { nearMatches } from './near-matches.ts';
+import { UserError, nearMatches } from '@blockwise/errors';
 import type { Conversation } from './records.ts';
 import type { Tokenizer } from './tokenizer.ts';
 import { chatTemplate } from './chat-template.ts';
-import { UserError } from './user-error.ts';
 
 /** One exchange as token ids: the prompt part, which is masked, and the answer with its end token, which is trained. */
 export interface EncodedTurn {

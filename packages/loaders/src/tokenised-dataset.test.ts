@@ -27,11 +27,9 @@ afterEach(() => rmSync(folder, { recursive: true }));
 const cacheFiles = (): string[] => readdirSync(options.cacheDir);
 
 describe('tokeniseDataset', () => {
-  it('masks prompts and trains answers, counts what the cutoff took, and reports progress', async () => {
-    const calls: number[][] = [];
-    const whole = await tokeniseDataset({ ...options, onProgress: (...call) => calls.push(call) });
-    expect(whole).toMatchObject({ records: 3, skipped: 0, dropped: 0, truncated: 0, cutTokens: 0, fromCache: false });
-    expect(calls).toEqual([[3, 3]]);
+  it('masks prompts and trains answers, and counts what the cutoff took', async () => {
+    const whole = await tokeniseDataset(options);
+    expect(whole).toMatchObject({ records: 3, dropped: 0, truncated: 0, cutTokens: 0, fromCache: false });
     const trained = [...whole.examples[0]!.labels].filter((label) => label !== ignoreIndex);
     expect(tokenizer.decode(trained)).toBe('An answer of some length. <|end_of_text|>\n');
     const cut = await tokeniseDataset({ ...options, cutoffLen: 32 });

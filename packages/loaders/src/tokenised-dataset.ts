@@ -1,3 +1,4 @@
+import { UserError } from '@blockwise/errors';
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { join } from 'node:path';
@@ -9,7 +10,6 @@ import type { RecordSet } from './records.ts';
 import { loadTemplate } from './templates.ts';
 import type { Template } from './templates.ts';
 import type { Tokenizer } from './tokenizer.ts';
-import { UserError } from './user-error.ts';
 
 /** Part of the cache's key: raise it whenever the same inputs give other examples. */
 const version = 1;
@@ -32,18 +32,12 @@ export interface TokeniseOptions {
   overwriteCache?: boolean;
   /** Take only so many records of each dataset, from its start. */
   maxSamples?: number;
-  /** Leave unusable records out and count them, instead of refusing the file. */
-  skipInvalid?: boolean;
-  /** Called as records are tokenised. */
-  onProgress?: (done: number, total: number) => void;
 }
 
 export interface TokenisedDataset {
   examples: Example[];
   /** Records read. */
   records: number;
-  /** Unusable records left out (`skipInvalid`). */
-  skipped: number;
   /** Examples dropped because the cutoff left no token to learn. */
   dropped: number;
   /** Examples that the cutoff shortened. */
@@ -72,10 +66,7 @@ export async function tokeniseDataset(options: TokeniseOptions): Promise<Tokenis
       return { examples: cached.examples, ...(cached.counts as Counts), fromCache: true };
     }
   }
-  const set = await readRecords(files, {
-    skipInvalid: options.skipInvalid ?? false,
-    ...(options.maxSamples === undefined ? {} : { maxRecords: options.maxSamples }),
-  });
+  const set = await readRecords(files, { maxRecords: options.maxSamples });
   const { examples, ...counts } = await tokenise(set, template, options);
   if (cacheFile !== undefined) writeExamples(cacheFile, { examples, counts });
   return { examples, ...counts, fromCache: false };
@@ -88,7 +79,7 @@ async function tokenise(
   template: Template,
   options: TokeniseOptions,
 ): Promise<Counts & { examples: Example[] }> {
-  const { tokenizer, cutoffLen, stage = 'sft', onProgress } = options;
+  const { tokenizer, cutoffLen, stage = 'sft' } = options;
   const files = options.files.flat();
   const wanted = stage === 'pt' ? 'texts' : 'conversations';
   if (set.kind !== wanted) {
@@ -99,15 +90,12 @@ async function tokenise(
     const results: R[] = [];
     for (const record of records) {
       results.push(encode(record));
-      if (results.length % slice === 0 || results.length === records.length) {
-        onProgress?.(results.length, records.length);
-        // A long dataset must not keep progress bars and signals waiting.
-        await new Promise((resolve) => setImmediate(resolve));
-      }
+      // A long dataset must not keep signals waiting.
+      if (results.length % slice === 0) await new Promise((resolve) => setImmediate(resolve));
     }
     return results;
   };
-  const counts: Counts = { records: set.records.length, skipped: set.skipped, dropped: 0, truncated: 0, cutTokens: 0 };
+  const counts: Counts = { records: set.records.length, dropped: 0, truncated: 0, cutTokens: 0 };
   if (set.kind === 'texts') {
     const texts = await each(set.records, ({ text }) => tokenizer.encode(text, { addSpecialTokens: false }));
     const { examples, cutTokens } = encodeTexts(tokenizer, template, texts, cutoffLen);
@@ -137,9 +125,9 @@ function hasLabels({ labels }: Example): boolean {
 }
 
 async function cacheKey(options: TokeniseOptions): Promise<string> {
-  const { files, tokenizer, template, cutoffLen, stage = 'sft', maxSamples, skipInvalid = false } = options;
+  const { files, tokenizer, template, cutoffLen, stage = 'sft', maxSamples } = options;
   const key = createHash('sha256');
-  key.update(JSON.stringify([version, tokenizer.fingerprint, template, cutoffLen, stage, skipInvalid]));
+  key.update(JSON.stringify([version, tokenizer.fingerprint, template, cutoffLen, stage]));
   if (maxSamples !== undefined)
     key.update(JSON.stringify([maxSamples, files.map((dataset) => [dataset].flat().length)]));
   for (const path of files.flat()) key.update(await fileDigest(path));

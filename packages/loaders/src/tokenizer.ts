@@ -1,3 +1,4 @@
+import { UserError } from '@blockwise/errors';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -5,7 +6,6 @@ import { Template as JinjaTemplate } from '@huggingface/jinja';
 import { Tokenizer as TokenizersJs } from '@huggingface/tokenizers';
 import { createStreamDecoder } from './stream-decoder.ts';
 import type { StreamDecoder } from './stream-decoder.ts';
-import { UserError } from './user-error.ts';
 
 /** A special token: its text and its id in the vocabulary. */
 export interface SpecialToken {

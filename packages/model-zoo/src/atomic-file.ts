@@ -1,8 +1,7 @@
+import { UserError } from '@blockwise/errors';
 import { open, rename, rm } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-
-import { UserError } from './user-error.ts';
 
 /** The name a file has until it is complete. */
 export function asideOf(path: string): string {
@@ -43,7 +42,8 @@ export async function discard(paths: readonly string[]): Promise<void> {
   for (const path of paths) await rm(asideOf(path), { force: true });
 }
 
-async function syncFolder(folder: string): Promise<void> {
+/** Makes renames in a folder outlast a power cut. */
+export async function syncFolder(folder: string): Promise<void> {
   const handle = await open(folder, 'r');
   try {
     await handle.sync();

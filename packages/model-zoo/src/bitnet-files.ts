@@ -1,3 +1,4 @@
+import { UserError } from '@blockwise/errors';
 import { packTernary, ternaryCodes } from '@blockwise/quantization';
 import { cast, RawTensor, tf, toRaw, type Parameter } from '@blockwise/tensorflow';
 import { createBitNet, type BitNet } from './bitnet.ts';
@@ -11,7 +12,6 @@ import {
 import { llamaTiedWeights, type LlamaConfig, type WeightDtype } from './config.ts';
 import { freshWeights, type FreshOptions } from './fresh-weights.ts';
 import { weightInDtype, type OpenedLlama } from './llama-files.ts';
-import { UserError } from './user-error.ts';
 import { matchWeights, openWeights } from './weights.ts';
 
 /** A BitNet with what its files said, or will say: saveLlama() writes it as transformers' BitNetForCausalLM reads it. */
@@ -97,16 +97,10 @@ export function bitNetFromLlama({ model, json, warnings }: OpenedLlama): OpenedB
   const dtype = model.parameters.get('model.norm.weight')!.storageDtype as WeightDtype;
   for (const [name, shape] of bitnetWeightShapes(config)) {
     const parameter = model.parameters.get(name);
-    weights.set(name, parameter ? atRest(parameter) : ones(shape, dtype));
+    weights.set(name, parameter ? parameter.take() : ones(shape, dtype));
   }
   // Every field in full: what a Llama's file leaves out means something else in a BitNet's.
   return { model: createBitNet(config, weights), json: { ...json, ...bitnetConfigJson(config) }, warnings };
-}
-
-/** The values in the storage dtype, taken out. */
-function atRest(parameter: Parameter): RawTensor {
-  parameter.deactivate();
-  return parameter.take();
 }
 
 function ones(shape: readonly number[], dtype: WeightDtype): RawTensor {
@@ -127,7 +121,7 @@ export function packBitNet({ model, json, warnings }: OpenedBitNet): OpenedBitNe
   for (const parameter of model.parameters.values()) {
     const { name } = parameter;
     if (linear.has(name)) for (const [key, value] of pack(parameter)) weights.set(key, value);
-    else weights.set(name, atRest(parameter));
+    else weights.set(name, parameter.take());
     parameter.dispose();
   }
   return { model: createBitNet(model.config, weights, 'bitlinear'), json: inStorage(json, 'bitlinear'), warnings };

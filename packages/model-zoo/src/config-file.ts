@@ -1,3 +1,4 @@
+import { UserError, nearMatch } from '@blockwise/errors';
 import { join } from 'node:path';
 
 import { publish, writeAside } from './atomic-file.ts';
@@ -5,8 +6,6 @@ import { llama_defaults } from './config.ts';
 import type { LlamaConfig, RopeParameters, WeightDtype } from './config.ts';
 import { brief, isObject, readJsonObject } from './json-object.ts';
 import type { JsonObject } from './json-object.ts';
-import { nearMatch } from './near-matches.ts';
-import { userErrorOf } from './user-error.ts';
 
 export interface LlamaConfigFile {
   readonly config: LlamaConfig;
@@ -119,7 +118,7 @@ export function parseConfigOf(family: ConfigFamily, json: JsonObject, path: stri
     if (!family.ownKeys.includes(key)) checkKey(key, value, known, problems, warnings);
   if (Number(json.pretraining_tp ?? 1) > 1) warnings.push('pretraining_tp is ignored, as transformers ignores it');
   if (problems.length === 0) checkRelations(config, problems);
-  if (problems.length > 0) throw userErrorOf(path, problems);
+  if (problems.length > 0) throw UserError.of(path, problems);
   return { config, json, warnings };
 }
 

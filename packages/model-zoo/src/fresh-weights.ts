@@ -1,4 +1,4 @@
-import { attribute, dtypes, operation, tf, toRaw, type RawTensor } from '@blockwise/tensorflow';
+import { dtypes, statelessRandom, tf, toRaw, type RawTensor } from '@blockwise/tensorflow';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { llamaWeightShapes, parameterCount, type LlamaConfig, type WeightDtype } from './config.ts';
@@ -80,12 +80,5 @@ function plan(config: LlamaConfig, { seed, dtype = 'float32' }: FreshOptions, sh
 function exact(name: string, shape: readonly number[], deviation: number, seed: [number, number]): tf.Tensor {
   if (name.endsWith('norm.weight')) return tf.fill([...shape], 1);
   if (name.endsWith('.bias')) return tf.fill([...shape], 0);
-  return tf.tidy(() => {
-    const int32 = dtypes.int32.code;
-    const kinds = { dtype: dtypes.float32.code, T: int32, Tseed: int32 };
-    const attributes = Object.entries(kinds).map(([key, code]) => attribute.type(key, code));
-    const ints = (values: readonly number[]) => tf.tensor1d(values as number[], 'int32');
-    const [normal] = operation('StatelessRandomNormal', attributes, [ints(shape), ints(seed)]);
-    return tf.mul(normal, deviation);
-  });
+  return tf.tidy(() => tf.mul(statelessRandom('Normal', shape, tf.tensor1d(seed, 'int32')), deviation));
 }

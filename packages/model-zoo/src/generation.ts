@@ -1,7 +1,7 @@
+import { UserError } from '@blockwise/errors';
 import { seededRandom } from './random.ts';
 import { chooseToken } from './sampling.ts';
 import type { SamplingOptions } from './sampling.ts';
-import { userErrorOf } from './user-error.ts';
 
 /** A model that keeps what it has computed for the tokens so far (a key-value cache) in a state of its own making. */
 export interface CachedDecoder<State> {
@@ -161,5 +161,5 @@ function checkOptions(promptIds: readonly number[], options: GenerationOptions):
     stopStrings.length === 0 || decode !== undefined,
     'stopStrings need decode, which gives the text they are looked for in',
   );
-  if (problems.length > 0) throw userErrorOf('generation', problems);
+  if (problems.length > 0) throw UserError.of('generation', problems);
 }

@@ -1,7 +1,7 @@
+import { UserError } from '@blockwise/errors';
 import { readFileSync, statSync } from 'node:fs';
 
 import { scanJson } from './json-scan.ts';
-import { UserError } from './user-error.ts';
 
 export type JsonObject = Record<string, unknown>;
 

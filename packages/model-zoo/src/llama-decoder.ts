@@ -1,10 +1,10 @@
+import { UserError } from '@blockwise/errors';
 import { compile, tf, type CompiledFunction } from '@blockwise/tensorflow';
 import type { CachedDecoder } from './generation.ts';
-import { llamaHead, type Llama } from './llama.ts';
+import { llamaHead, masked, type Llama } from './llama.ts';
 import { rotaryTables } from './rotary-tables.ts';
 import { callStage, stageInputs } from './stage-call.ts';
 import type { Stage } from './stages.ts';
-import { UserError } from './user-error.ts';
 
 /** Keys and values of every layer, with room for `room` tokens of which `length` are taken. */
 export interface LlamaCache {
@@ -15,7 +15,6 @@ export interface LlamaCache {
 
 /** The cache's room is a multiple of this and doubles when full; prompts are fed in pieces of this length, the last one filled up. */
 const piece = 64;
-const masked = -1e30;
 
 /**
  * A Llama that generates with a key-value cache: each new token costs one pass over the weights. Few shapes are compiled: pieces of 1 or 64

@@ -169,7 +169,7 @@ function llamaStages(
 }
 
 /** A masked score: exp() of it is exactly 0, and sums of two of them stay finite. */
-const masked = -1e30;
+export const masked = -1e30;
 
 /**
  * cos, sin: float32 [1 or B, T, 1, D]; mask: float32 [1 or B, 1, 1, T, T]. Right padding needs no mask of its own: under the causal mask no

@@ -1,32 +1,22 @@
+import { UserError } from '@blockwise/errors';
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 
-import type { DType } from '@blockwise/tensorflow';
+import { dtypes, type DType } from '@blockwise/tensorflow';
 
 import { publish, writeAside } from './atomic-file.ts';
 import { brief, isObject } from './json-object.ts';
 import { scanJson } from './json-scan.ts';
-import { UserError, userErrorOf } from './user-error.ts';
 
-/** The dtypes of the safetensors format this package carries, with their engine name and bytes per element. */
-export const safetensorsDtypes = {
-  F64: { dtype: 'float64', bytes: 8 },
-  F32: { dtype: 'float32', bytes: 4 },
-  BF16: { dtype: 'bfloat16', bytes: 2 },
-  F16: { dtype: 'float16', bytes: 2 },
-  I64: { dtype: 'int64', bytes: 8 },
-  I32: { dtype: 'int32', bytes: 4 },
-  I8: { dtype: 'int8', bytes: 1 },
-  U8: { dtype: 'uint8', bytes: 1 },
-  U16: { dtype: 'uint16', bytes: 2 },
-  BOOL: { dtype: 'bool', bytes: 1 },
-} as const satisfies Record<string, { dtype: DType; bytes: number }>;
+/** The dtypes of the safetensors format that this package carries, with their engine name. */
+const formatDtypes = {
+  ...{ F64: 'float64', F32: 'float32', BF16: 'bfloat16', F16: 'float16', I64: 'int64', I32: 'int32' },
+  ...{ I8: 'int8', U8: 'uint8', U16: 'uint16', BOOL: 'bool' },
+} as const satisfies Record<string, DType>;
 
-type SafetensorsDtype = keyof typeof safetensorsDtypes;
+type FormatDtype = keyof typeof formatDtypes;
 
-const codeOf = new Map<DType, SafetensorsDtype>(
-  Object.entries(safetensorsDtypes).map(([code, { dtype }]) => [dtype, code as SafetensorsDtype]),
-);
+const codeOf = new Map(Object.entries(formatDtypes).map(([code, dtype]) => [dtype as DType, code as FormatDtype]));
 
 /** Where one tensor lies in its file. */
 export interface SafetensorsEntry {
@@ -80,7 +70,7 @@ export function readSafetensorsHeader(path: string): SafetensorsHeader {
   }
   found.sort(([, a], [, b]) => a.offset - b.offset || a.byteLength - b.byteLength);
   if (problems.length === 0) checkCoverage(found, dataStart, fileBytes, problems);
-  if (problems.length > 0) throw userErrorOf(path, problems);
+  if (problems.length > 0) throw UserError.of(path, problems);
   return { metadata, entries: new Map(found) };
 }
 
@@ -164,22 +154,20 @@ function checkEntry(name: string, value: unknown, dataStart: number, problems: s
   const problem = (text: string): undefined => void problems.push(`${name}: ${text}`);
   if (!isObject(value)) return problem(`expected {dtype, shape, data_offsets}, found ${brief(value)}`);
   const { dtype, shape, data_offsets: span } = value;
-  if (typeof dtype !== 'string' || !Object.hasOwn(safetensorsDtypes, dtype)) {
-    return problem(
-      `dtype ${brief(dtype)} is not supported, expected one of ${Object.keys(safetensorsDtypes).join(', ')}`,
-    );
+  if (typeof dtype !== 'string' || !Object.hasOwn(formatDtypes, dtype)) {
+    return problem(`dtype ${brief(dtype)} is not supported, expected one of ${Object.keys(formatDtypes).join(', ')}`);
   }
   if (!isSizes(shape)) return problem(`shape ${brief(shape)} is not a list of sizes`);
   if (!isSizes(span) || span.length !== 2 || span[0]! > span[1]!) {
     return problem(`data_offsets ${brief(span)} are not [begin, end]`);
   }
-  const info = safetensorsDtypes[dtype as SafetensorsDtype];
+  const ours = formatDtypes[dtype as FormatDtype];
   const byteLength = span[1]! - span[0]!;
-  const needed = shape.reduce((product, size) => product * BigInt(size), BigInt(info.bytes));
+  const needed = shape.reduce((product, size) => product * BigInt(size), BigInt(dtypes[ours].bytes));
   if (needed !== BigInt(byteLength)) {
     return problem(`${dtype} ${brief(shape)} takes ${needed} bytes, but data_offsets span ${byteLength}`);
   }
-  return { dtype: info.dtype, shape, offset: dataStart + span[0]!, byteLength };
+  return { dtype: ours, shape, offset: dataStart + span[0]!, byteLength };
 }
 
 function isSizes(value: unknown): value is number[] {
@@ -211,7 +199,7 @@ function checkCoverage(
 
 /** Bytes of a tensor of this dtype and shape. */
 export function byteLengthOf(dtype: DType, shape: readonly number[]): number {
-  return shape.reduce((product, size) => product * size, safetensorsDtypes[codeOf.get(dtype)!].bytes);
+  return shape.reduce((product, size) => product * size, dtypes[dtype].bytes);
 }
 
 /**

@@ -1,5 +1,5 @@
+import { UserError } from '@blockwise/errors';
 import type { Random } from './random.ts';
-import { UserError } from './user-error.ts';
 
 /** How the next token is chosen; each at its default does nothing. */
 export interface SamplingOptions {

@@ -1,3 +1,4 @@
+import { UserError, nearMatch } from '@blockwise/errors';
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
@@ -7,10 +8,8 @@ import type { DType, RawTensor } from '@blockwise/tensorflow';
 
 import { discard, publish, writeAside } from './atomic-file.ts';
 import { brief, isObject, readJsonObject } from './json-object.ts';
-import { nearMatch } from './near-matches.ts';
 import { byteLengthOf, readSafetensorsHeader, writeSafetensorsAside } from './safetensors.ts';
 import type { SafetensorsEntry, WritableTensor } from './safetensors.ts';
-import { UserError, userErrorOf } from './user-error.ts';
 
 const singleFile = 'model.safetensors';
 const indexFile = 'model.safetensors.index.json';
@@ -97,7 +96,7 @@ function readIndex(folder: string, index: string): Map<string, WeightEntry> {
     if (entry) entries.set(name, entry);
     else if (inShard) problems.push(`weight_map: ${name} is not in ${shard as string}`);
   }
-  if (problems.length > 0) throw userErrorOf(index, problems);
+  if (problems.length > 0) throw UserError.of(index, problems);
   return entries;
 }
 
@@ -172,7 +171,7 @@ export function matchWeights(
   }
   const unexpected = extra.map((name) => `unexpected ${name} [${entries.get(name)!.shape.join(', ')}]`);
   const problems = [missing, unexpected, wrong].flatMap(shorten);
-  if (problems.length > 0) throw userErrorOf(`${folder}: the weights do not fit ${config}`, problems);
+  if (problems.length > 0) throw UserError.of(`${folder}: the weights do not fit ${config}`, problems);
   return matched;
 }
 

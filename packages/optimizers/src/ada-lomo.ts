@@ -1,9 +1,9 @@
+import { UserError } from '@blockwise/errors';
 import { columnSums, tf } from '@blockwise/tensorflow';
 import { fusedOptimizer, type LomoOptions } from './lomo.ts';
 import { notNegative } from './option-checks.ts';
 import type { OptimizerFactory } from './optimizer.ts';
 import { computedUpdate, type UpdateRule } from './parameter-optimizer.ts';
-import { UserError } from './user-error.ts';
 import { weightDecayOf } from './weight-decay.ts';
 
 /** Options of lomo-optim's AdaLomo; clipping as for lomo(). */

@@ -1,8 +1,8 @@
+import { UserError } from '@blockwise/errors';
 import { compile, tf } from '@blockwise/tensorflow';
 import { adamSettings, adamStep, type AdamOptions } from './adamw.ts';
 import type { OptimizerFactory } from './optimizer.ts';
 import { ParameterOptimizer, type StateSpec, type Update } from './parameter-optimizer.ts';
-import { UserError } from './user-error.ts';
 import { shrink, weightDecayOf } from './weight-decay.ts';
 
 /** Options of the adam-mini package. `weightDecay` defaults to 0; `noDecay` to names with norm, ln or bias in them. */

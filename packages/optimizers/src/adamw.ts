@@ -1,8 +1,8 @@
+import { UserError } from '@blockwise/errors';
 import { tf } from '@blockwise/tensorflow';
 import { notNegative } from './option-checks.ts';
 import type { OptimizerFactory } from './optimizer.ts';
 import { ParameterOptimizer, type MasterOptions, type Update, type UpdateRule } from './parameter-optimizer.ts';
-import { UserError } from './user-error.ts';
 import { addDecay, shrink, weightDecayOf, type WeightDecayOptions } from './weight-decay.ts';
 
 /** torch.optim.AdamW's and Adam's options. */

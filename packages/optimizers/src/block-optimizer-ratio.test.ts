@@ -118,7 +118,7 @@ test('a checkpoint of other options is refused, naming them', () => {
   const optimizer = new BlockOptimizerRatio(parameters, { updateRatio: 0.25 });
   const other = new BlockOptimizerRatio(parameters, { updateRatio: 0.5, maskMode: 'scatter' });
   expect(() => other.restore(optimizer.state())).toThrow(
-    'the checkpoint does not continue this run:\n  - updateRatio was 0.25 and is 0.5 now: give the options of that run\n' +
+    'the checkpoint does not continue this run: 2 problems\n  - updateRatio was 0.25 and is 0.5 now: give the options of that run\n' +
       '  - maskMode was "adjacent" and is "scatter" now: give the options of that run',
   );
   expect(() => other.restore({ scalars: {}, tensors: new Map() })).toThrow("it is not a BlockOptimizerRatio's");

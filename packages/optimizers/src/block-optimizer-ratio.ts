@@ -1,3 +1,4 @@
+import { UserError, didYouMean } from '@blockwise/errors';
 import {
   multiplyFactors,
   Parameter,
@@ -15,14 +16,12 @@ import {
 } from '@blockwise/tensorflow';
 import { adamSettings, adamStep } from './adamw.ts';
 import { hash } from './hash.ts';
-import { didYouMean } from './near-match.ts';
 import { roundingProblems } from './option-checks.ts';
 import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState, Projection } from './optimizer.ts';
 import { byName, ParameterOptimizer, trainedParameter, type MasterOptions } from './parameter-optimizer.ts';
 import { isEmbedding } from './partition.ts';
 import { scatteredIndices } from './scatter-order.ts';
 import { isObject, setupDifferences } from './setup-differences.ts';
-import { UserError } from './user-error.ts';
 
 export const maskModes = ['adjacent', 'scatter'] as const;
 export type MaskMode = (typeof maskModes)[number];

@@ -1,8 +1,8 @@
+import { UserError } from '@blockwise/errors';
 import { initTensorFlow, Parameter, RawTensor, tf } from '@blockwise/tensorflow';
 import { beforeAll, expect, test } from 'vitest';
 import { adamW, BlockOptimizer, BlockOptimizerRatio, lomo, sgd, type BlockOptimizerOptions } from './index.ts';
 import { smallNames, smallParameters, smallShape, takeSteps } from './small-parameters.test-support.ts';
-import { UserError } from './user-error.ts';
 
 beforeAll(() => initTensorFlow());
 
@@ -204,7 +204,7 @@ test('options out of range are refused in one error, before any master is made',
   expect(() => new BlockOptimizer(adamW(), parameters, options)).toThrow(
     new UserError(
       [
-        "BlockOptimizer's options:",
+        "BlockOptimizer's options: 7 problems",
         'switchMode is assending (did you mean ascending?): expected random, ascending, descending, fixed',
         'seed is -1, expected a non-negative integer',
         `startBlock is 4, expected ${block}`,
@@ -307,7 +307,7 @@ test('a checkpoint of another setup is refused, naming each difference', () => {
         }
       })();
       expect(message?.split('\n  - ').map((line) => line.replace(/\.\.\./g, ''))).toEqual([
-        'the checkpoint does not continue this run:',
+        'the checkpoint does not continue this run: 5 problems',
         'switchBlockEvery was 5 and is 50 now: give the options of that run',
         'switchMode was "ascending" and is "fixed" now: give the options of that run',
         expect.stringMatching(/^blocks was \[\["model.layers.0.self_attn.q_proj.weight".* and is .* now: give/),

@@ -45,6 +45,6 @@ test('switchBlockEvery is n / (B D) between 50 and 100 (paper, table 10)', () =>
   expect(switchBlockEvery(40_000, 16, 32)).toBe(78);
   expect(switchBlockEvery(999, 2, 5)).toBe(99);
   expect(() => switchBlockEvery(0, 2, NaN)).toThrow(
-    'switchBlockEvery(n, B, D):\n  - n is 0, expected a positive number\n  - D is NaN, expected a positive number',
+    'switchBlockEvery(n, B, D): 2 problems\n  - n is 0, expected a positive number\n  - D is NaN, expected a positive number',
   );
 });

@@ -1,5 +1,5 @@
+import { didYouMean } from '@blockwise/errors';
 import { hash } from './hash.ts';
-import { didYouMean } from './near-match.ts';
 
 export const switchModes = ['random', 'ascending', 'descending', 'fixed'] as const;
 export type SwitchMode = (typeof switchModes)[number];

@@ -1,3 +1,4 @@
+import { didYouMean } from '@blockwise/errors';
 import {
   attribute,
   batchMatMul,
@@ -13,7 +14,6 @@ import {
   type Variable,
 } from '@blockwise/tensorflow';
 import { adamSettings, adamStep, type AdamOptions } from './adamw.ts';
-import { didYouMean } from './near-match.ts';
 import type { OptimizerFactory } from './optimizer.ts';
 import {
   computedUpdate,

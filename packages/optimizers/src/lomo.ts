@@ -1,9 +1,9 @@
+import { UserError } from '@blockwise/errors';
 import { tf, type Parameter, type Rounding } from '@blockwise/tensorflow';
 import { DynamicLossScaler, type LossScaleOptions } from './loss-scaler.ts';
 import { notNegative } from './option-checks.ts';
 import type { OptimizerFactory } from './optimizer.ts';
 import { computedUpdate, ParameterOptimizer, type UpdateRule } from './parameter-optimizer.ts';
-import { UserError } from './user-error.ts';
 import { weightDecayOf, type WeightDecayOptions } from './weight-decay.ts';
 
 /**

@@ -1,8 +1,8 @@
+import { UserError } from '@blockwise/errors';
 import { initTensorFlow, tf } from '@blockwise/tensorflow';
 import { beforeAll, describe, expect, test } from 'vitest';
 import golden from './golden/loss-scaler.json' with { type: 'json' };
 import { DynamicLossScaler } from './index.ts';
-import { UserError } from './user-error.ts';
 
 // golden/loss-scaler.json: made by `python tools/golden/lomo_trajectories.py`; versions and command stand in the file.
 
@@ -57,7 +57,7 @@ test('an overflow at the minimum scale is an error that says what to do', () => 
 test('options out of range and foreign states are refused, all at once', () => {
   expect(() => new DynamicLossScaler({ initScale: 0, scaleFactor: 1, scaleWindow: 0.5, delayedShift: 0 })).toThrow(
     new UserError(
-      "the loss scale's options:\n  - initScale is 0, expected a positive number\n  - scaleFactor is 1, expected a number above 1\n  - scaleWindow is 0.5, expected an integer from 1\n  - delayedShift is 0, expected an integer from 1",
+      "the loss scale's options: 4 problems\n  - initScale is 0, expected a positive number\n  - scaleFactor is 1, expected a number above 1\n  - scaleWindow is 0.5, expected an integer from 1\n  - delayedShift is 0, expected an integer from 1",
     ),
   );
   const scaler = new DynamicLossScaler({ initScale: 8 });

@@ -1,7 +1,7 @@
+import { UserError } from '@blockwise/errors';
 import { cast, toRaw, tf } from '@blockwise/tensorflow';
 import { notNegative } from './option-checks.ts';
 import type { JsonObject, JsonValue } from './optimizer.ts';
-import { UserError } from './user-error.ts';
 
 /** Options of lomo-optim's DynamicLossScaler (its `loss_scale_args`). */
 export interface LossScaleOptions {

@@ -1,3 +1,4 @@
+import { UserError } from '@blockwise/errors';
 import { cast, initTensorFlow, liveTensors, RawTensor, tf, toRaw, type Parameter } from '@blockwise/tensorflow';
 import { beforeAll, describe, expect, test } from 'vitest';
 import {
@@ -19,7 +20,6 @@ import {
   type OptimizerState,
 } from './index.ts';
 import { noise, smallNames, smallParameters, smallShape, takeSteps } from './small-parameters.test-support.ts';
-import { UserError } from './user-error.ts';
 
 /** What every optimizer has to keep. A new one is one line here. */
 const inBlocks =
@@ -227,7 +227,7 @@ test('a state of other parameters, of another rule or with torn tensors is refus
     message = (error as Error).message;
   }
   expect(message.split('\n  - ')).toEqual([
-    'the optimizer state does not fit this run:',
+    'the optimizer state does not fit this run: 6 problems',
     'x has a step count, but is not trained here',
     'the step count of x is 1.5, not a positive integer',
     `${first}.exp_avg is missing`,
@@ -242,16 +242,16 @@ test('a state of other parameters, of another rule or with torn tensors is refus
 });
 
 test.each([
-  [() => adamW({ betas: [1, -1], eps: -1 }), "AdamW's options:\n  - eps is -1, expected a number of at least 0\n  - betas[0] is 1, expected a number in [0, 1)\n  - betas[1] is -1, expected a number in [0, 1)"], // prettier-ignore
+  [() => adamW({ betas: [1, -1], eps: -1 }), "AdamW's options: 3 problems\n  - eps is -1, expected a number of at least 0\n  - betas[0] is 1, expected a number in [0, 1)\n  - betas[1] is -1, expected a number in [0, 1)"], // prettier-ignore
   [() => adam({ weightDecay: NaN }), "Adam's options: weightDecay is NaN, expected a number of at least 0"],
-  [() => adamW8bit({ eps: -1, min8bitSize: -1 }), "AdamW8bit's options:\n  - eps is -1, expected a number of at least 0\n  - min8bitSize is -1, expected a number of at least 0"], // prettier-ignore
-  [() => galore({ rank: 0, scale: -1, projType: 'lef' as 'left' }), "GaLore's options:\n  - scale is -1, expected a number of at least 0\n  - rank is 0, expected an integer of at least 1\n  - projType is lef (did you mean left?): expected std, reverse_std, left, right, full"], // prettier-ignore
-  [() => adamMini({ dim: 10, nHeads: 4, eps: -1 }), "Adam-mini's options:\n  - eps is -1, expected a number of at least 0\n  - headDim is 2.5, expected an integer of at least 1"], // prettier-ignore
-  [() => new BlockOptimizerRatio([], { updateRatio: 0, switchEvery: 0, paramUpdateRatios: { x: 2 }, maskMode: 'scater' as 'scatter', betas: [1, 0] }), 'BlockOptimizerRatio\'s options:\n  - betas[0] is 1, expected a number in [0, 1)\n  - updateRatio is 0, expected a number above 0 and at most 1\n  - paramUpdateRatios["x"] is 2, expected a number above 0 and at most 1\n  - paramUpdateRatios: no parameter has "x" in its name\n  - switchEvery is 0, expected an integer of at least 1\n  - maskMode is scater (did you mean scatter?): expected adjacent or scatter'], // prettier-ignore
+  [() => adamW8bit({ eps: -1, min8bitSize: -1 }), "AdamW8bit's options: 2 problems\n  - eps is -1, expected a number of at least 0\n  - min8bitSize is -1, expected a number of at least 0"], // prettier-ignore
+  [() => galore({ rank: 0, scale: -1, projType: 'lef' as 'left' }), "GaLore's options: 3 problems\n  - scale is -1, expected a number of at least 0\n  - rank is 0, expected an integer of at least 1\n  - projType is lef (did you mean left?): expected std, reverse_std, left, right, full"], // prettier-ignore
+  [() => adamMini({ dim: 10, nHeads: 4, eps: -1 }), "Adam-mini's options: 2 problems\n  - eps is -1, expected a number of at least 0\n  - headDim is 2.5, expected an integer of at least 1"], // prettier-ignore
+  [() => new BlockOptimizerRatio([], { updateRatio: 0, switchEvery: 0, paramUpdateRatios: { x: 2 }, maskMode: 'scater' as 'scatter', betas: [1, 0] }), 'BlockOptimizerRatio\'s options: 6 problems\n  - betas[0] is 1, expected a number in [0, 1)\n  - updateRatio is 0, expected a number above 0 and at most 1\n  - paramUpdateRatios["x"] is 2, expected a number above 0 and at most 1\n  - paramUpdateRatios: no parameter has "x" in its name\n  - switchEvery is 0, expected an integer of at least 1\n  - maskMode is scater (did you mean scatter?): expected adjacent or scatter'], // prettier-ignore
   [() => sgd({ learningRate: -1 }), "SGD's options: learningRate is -1, expected a number of at least 0"],
-  [() => lomo({ learningRate: NaN, weightDecay: -1 }), "LOMO's options:\n  - learningRate is NaN, expected a number of at least 0\n  - weightDecay is -1, expected a number of at least 0"], // prettier-ignore
-  [() => adaLomo({ eps: [-1, 0], clipThreshold: 0, decayRate: 0.8 }), "AdaLomo's options:\n  - eps[0] is -1, expected a number of at least 0\n  - clipThreshold is 0, expected a positive number\n  - decayRate is 0.8, expected a number of at most 0"], // prettier-ignore
-  [() => sgd({ nesterov: true, dampening: NaN }), "SGD's options:\n  - dampening is NaN, expected a number\n  - nesterov needs momentum, which is 0\n  - nesterov allows no dampening, which is NaN"], // prettier-ignore
+  [() => lomo({ learningRate: NaN, weightDecay: -1 }), "LOMO's options: 2 problems\n  - learningRate is NaN, expected a number of at least 0\n  - weightDecay is -1, expected a number of at least 0"], // prettier-ignore
+  [() => adaLomo({ eps: [-1, 0], clipThreshold: 0, decayRate: 0.8 }), "AdaLomo's options: 3 problems\n  - eps[0] is -1, expected a number of at least 0\n  - clipThreshold is 0, expected a positive number\n  - decayRate is 0.8, expected a number of at most 0"], // prettier-ignore
+  [() => sgd({ nesterov: true, dampening: NaN }), "SGD's options: 3 problems\n  - dampening is NaN, expected a number\n  - nesterov needs momentum, which is 0\n  - nesterov allows no dampening, which is NaN"], // prettier-ignore
 ])('options out of range are refused by name: %#', (make, message) => {
   expect(make).toThrow(new UserError(message));
 });

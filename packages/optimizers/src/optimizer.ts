@@ -18,6 +18,9 @@ export interface Projection {
 export interface Optimizer {
   /** Which turn of a block optimizer it was made for: each has random numbers of its own. */
   visit?: number;
+  /** A block optimizer's blocks, and the one that it trains at present. */
+  readonly blocks?: readonly unknown[];
+  readonly currentBlock?: { readonly index: number };
   /** Names it changes at present: the loop computes exactly these gradients. A block optimizer replaces the set in endStep(). */
   readonly trainable: ReadonlySet<string>;
   /** Of the next updates; a scheduler sets it before each step. */

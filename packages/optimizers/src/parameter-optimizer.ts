@@ -1,3 +1,4 @@
+import { UserError } from '@blockwise/errors';
 import {
   cast,
   compile,
@@ -20,7 +21,6 @@ import type { JsonObject, JsonValue, Optimizer, OptimizerState, Projection, Stat
 import { roundingProblems } from './option-checks.ts';
 import { ScalarSlots } from './scalar-slots.ts';
 import { hash } from './hash.ts';
-import { UserError } from './user-error.ts';
 
 /** How one parameter follows its gradient: all that differs between AdamW, Adam and SGD. */
 export interface UpdateRule {

@@ -1,6 +1,6 @@
+import { UserError } from '@blockwise/errors';
 import { expect, test } from 'vitest';
 import { isNormOrBias, partitionByAttentionMlp, partitionByLayer, partitionByMatrix, planBlocks } from './index.ts';
-import { UserError } from './user-error.ts';
 
 const llamaLayer = [
   'input_layernorm.weight',
@@ -117,7 +117,7 @@ test('all problems come in one error, with near matches', () => {
   expect(() => planBlocks(llama, options)).toThrow(
     new UserError(
       [
-        "BlockOptimizer's options:",
+        "BlockOptimizer's options: 6 problems",
         `activeModules: no parameter matches the prefix "score"; ${such}`,
         `blockPrefixList[0]: no parameter matches the prefix "model.layer.0." (did you mean model.layers.0.?); ${such}`,
         'blockPrefixList[1] is empty, expected at least one prefix',
@@ -134,7 +134,7 @@ test('all problems come in one error, with near matches', () => {
     'none of the 2 parameter names has a layer number (as in layers.0., layer.0., h.0. or block.0.): give blockPrefixList',
   );
   expect(() => planBlocks(['layers.0.weight'], { includeEmbedding: true, includeLmHead: true })).toThrow(
-    "BlockOptimizer's options:\n  - the block of includeEmbedding is empty, expected at least one prefix\n  - the block of includeLmHead is empty, expected at least one prefix",
+    "BlockOptimizer's options: 2 problems\n  - the block of includeEmbedding is empty, expected at least one prefix\n  - the block of includeLmHead is empty, expected at least one prefix",
   );
 });
 

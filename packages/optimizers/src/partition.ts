@@ -1,5 +1,4 @@
-import { didYouMean } from './near-match.ts';
-import { UserError } from './user-error.ts';
+import { UserError, didYouMean } from '@blockwise/errors';
 import { isNorm } from './weight-decay.ts';
 
 /** Parameters trained together for K steps. */

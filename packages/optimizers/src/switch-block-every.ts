@@ -1,4 +1,4 @@
-import { UserError } from './user-error.ts';
+import { UserError } from '@blockwise/errors';
 
 /**
  * The paper's K, steps per block: n / (B D) clipped to [50, 100] (arXiv 2404.02827, table 10), rounded down, so that one pass over the data

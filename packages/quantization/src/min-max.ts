@@ -1,5 +1,5 @@
+import { UserError } from '@blockwise/errors';
 import { tf, toRaw, type RawTensor } from '@blockwise/tensorflow';
-import { UserError } from './user-error.ts';
 
 /**
  * Min-max quantisation: real values x stand as whole codes q = clamp(round(x / scale) + zeroPoint), which mean (q - zeroPoint) scale. Scale

@@ -1,9 +1,9 @@
+import { UserError } from '@blockwise/errors';
 import { randomBytes } from 'node:crypto';
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { count, dictionary, json, list, nullable, number, object, oneOf, text } from './schema.ts';
 import type { Infer } from './schema.ts';
-import { UserError } from './user-error.ts';
 
 /** Bytes of memory by what they hold. `peak` is the highest sum at any one moment, so at most the sum of the kinds. */
 const memoryKinds = {

@@ -28,6 +28,7 @@ export {
   operation,
   productInTerms,
   sparseSoftmaxCrossEntropy,
+  statelessRandom,
   timesTransposed,
   type Arithmetic,
 } from './operations.ts';
@@ -54,5 +55,6 @@ export {
   type Rounding,
   type Streaming,
 } from './raw-tensor.ts';
+export { isRehearsal } from './runtime.ts';
 export { rehearse, type RehearsedMemory } from './rehearsal/rehearsal.ts';
 export { Variable, type AdamScalars } from './variable.ts';

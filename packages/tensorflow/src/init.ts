@@ -1,7 +1,7 @@
+import { UserError } from '@blockwise/errors';
 import * as tf from '@tensorflow/tfjs-core';
 import { registerBackend } from './backend.ts';
 import { provisionTensorFlow } from './provision/provision-tensorflow.ts';
-import { UserError } from './provision/user-error.ts';
 import { currentRuntime, hasRuntime, startRuntime } from './runtime.ts';
 
 /** How initTensorFlow() starts the engine. */

@@ -1,7 +1,7 @@
+import { UserError } from '@blockwise/errors';
 import koffi from 'koffi';
 import { resolve } from 'node:path';
 import process from 'node:process';
-import { UserError } from './provision/user-error.ts';
 
 /**
  * The C functions of libtensorflow and libc that the engine calls. This file knows how to call them and nothing about tensors.

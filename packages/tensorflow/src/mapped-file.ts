@@ -1,13 +1,13 @@
+import { UserError } from '@blockwise/errors';
 import { randomUUID } from 'node:crypto';
-import { closeSync, fstatSync, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
 import { dtypes, elementCount, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
 import { libc, type Pointer } from './library.ts';
-import { RawTensor } from './raw-tensor.ts';
-import { UserError } from './provision/user-error.ts';
+import { byteLengthOf, RawTensor } from './raw-tensor.ts';
 import { currentRuntime } from './runtime.ts';
 
 const PROT_READ = 1;
@@ -74,7 +74,7 @@ export class MappedFile {
   static spill(this: void, values: RawTensor): RawTensor {
     const path = join(tmpdir(), `blockwise-${process.pid}-${randomUUID()}`);
     try {
-      writeNew(path, values.bytes());
+      writeNew(path, values);
       const file = MappedFile.open(path);
       const tensor = file.tensor(0, values.shape, values.dtype, { streamed: true });
       file.close();
@@ -111,16 +111,15 @@ export class MappedFile {
   }
 }
 
-/** Writes a file that only this user reads; one call to the system carries less than 2 GiB. */
-function writeNew(path: string, bytes: Uint8Array): void {
+/** Writes a file that only this user reads. */
+function writeNew(path: string, values: RawTensor): void {
   let file: number | undefined;
   try {
     file = openSync(path, 'wx', 0o600);
-    for (let done = 0; done < bytes.length;)
-      done += writeSync(file, bytes, done, Math.min(bytes.length - done, 2 ** 30));
+    currentRuntime().write(values.id, file);
   } catch (error) {
     throw new UserError(
-      `${path}: ${bytes.length} bytes of a streamed weight cannot be written (${(error as NodeJS.ErrnoException).code}).\n  What to do: set TMPDIR to a folder on a disk with room for the trained weights, or leave out streaming.`,
+      `${path}: ${byteLengthOf(values)} bytes of a streamed weight cannot be written (${(error as NodeJS.ErrnoException).code}).\n  What to do: set TMPDIR to a folder on a disk with room for the trained weights, or leave out streaming.`,
     );
   } finally {
     if (file !== undefined) closeSync(file);

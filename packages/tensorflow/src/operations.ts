@@ -19,6 +19,18 @@ export function operation<Outputs extends AnyTensor[] = tf.Tensor[]>(
   return executeOperation(name, attributes, inputs.map(idOfAny)).map(wrapAny) as Outputs;
 }
 
+const randomTypes = Object.entries({ dtype: 'float32', T: 'int32', Tseed: 'int32' } as const).map(([name, dtype]) =>
+  attribute.type(name, dtypes[dtype].code),
+);
+
+/**
+ * Random float32 numbers that are a function of the seeds and of nothing else: uniform in [0, 1), or normal with mean 0 and deviation 1.
+ * @param seeds int32 [2]; borrowed
+ */
+export function statelessRandom(kind: 'Uniform' | 'Normal', shape: readonly number[], seeds: tf.Tensor): tf.Tensor {
+  return tf.tidy(() => operation(`StatelessRandom${kind}`, randomTypes, [tf.tensor1d([...shape], 'int32'), seeds])[0]);
+}
+
 /** The product of two float32 matrices, each transposed on request; no gradient is recorded. */
 export function matMul2d(a: tf.Tensor, b: tf.Tensor, transposeA = false, transposeB = false): tf.Tensor2D {
   const attributes = [T, attribute.bool('transpose_a', transposeA), attribute.bool('transpose_b', transposeB)];

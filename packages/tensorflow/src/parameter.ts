@@ -117,9 +117,10 @@ export class Parameter {
     this.stored = next;
   }
 
-  /** Hands over the values at rest, which the caller disposes; the parameter has none from here on. */
+  /** Hands over the values, at rest (see deactivate()), which the caller disposes; the parameter has none from here on. */
   take(): RawTensor {
-    if (!this.stored) throw new TensorUseError(`${this.name} has no values at rest to take`);
+    this.deactivate();
+    if (!this.stored) throw new TensorUseError(`${this.name} has no values left to take`);
     const stored = this.stored;
     this.stored = undefined;
     return stored;

@@ -1,4 +1,5 @@
-import { closeSync, openSync } from 'node:fs';
+import { UserError } from '@blockwise/errors';
+import { closeSync, openSync, writeSync } from 'node:fs';
 import process from 'node:process';
 import { attribute, int64s, setAttributes, type Attribute } from './attributes.ts';
 import { typeName } from './dtypes.ts';
@@ -7,7 +8,6 @@ import { fuse, actionOf, type TracedFunction, type TracedNode } from './fusion.t
 import { Graph, isSymbol } from './graph.ts';
 import { cleanLibraryPages } from './library-pages.ts';
 import { cstring, libc, loadLibrary, type Pointer, type TensorFlowFunctions } from './library.ts';
-import { UserError } from './provision/user-error.ts';
 
 /** Where and how operations run. */
 export interface RuntimeOptions {
@@ -135,6 +135,13 @@ export class Runtime {
     if (bytes.length > 0) libc.copyOut(bytes, this.api.TF_TensorData(tensor), bytes.length);
     this.api.TF_DeleteTensor(tensor);
     return bytes;
+  }
+
+  /** Appends a tensor's contents to an open file; one call to the system carries less than 2 GiB. */
+  write(handle: Pointer, file: number): void {
+    const bytes = this.read(handle);
+    for (let done = 0; done < bytes.length;)
+      done += writeSync(file, bytes, done, Math.min(bytes.length - done, 2 ** 30));
   }
 
   /** Type and shape of a handle or symbol. */
@@ -414,5 +421,8 @@ export async function withRuntime<T>(other: TensorRuntime, body: () => Promise<T
     standIn = undefined;
   }
 }
+
+/** Whether values are imagined now (see rehearse()): work on them in JavaScript would be in vain. */
+export const isRehearsal = () => standIn !== undefined;
 
 export const hasRuntime = () => runtime !== undefined;

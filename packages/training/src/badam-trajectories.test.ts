@@ -77,13 +77,7 @@ async function run(record: Case) {
       inputIds: Int32Array.from(inputIds.flat()),
       labels: Int32Array.from(labels.flat()),
     };
-    const micro = createMicroBatch(model, {
-      ...batch,
-      segmentIds: undefined,
-      tokens: 0,
-      labelTokens: 0,
-      exampleIndices: [],
-    });
+    const micro = createMicroBatch(model, batch);
     optimizer.trainable.forEach((name) => everTrained.add(name));
     optimizer.learningRate = record.learningRates[step];
     const gradients: Gradient[] = [];

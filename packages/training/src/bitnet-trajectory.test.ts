@@ -61,7 +61,6 @@ it("trains a BitNet for 40 steps with transformers' losses", async () => {
     const micro = createMicroBatch(model, {
       ...{ batchSize, length, positionIds: Int32Array.from({ length: batchSize * length }, (_, i) => i % length) },
       ...{ inputIds: Int32Array.from(inputIds.flat()), labels: Int32Array.from(labels.flat()) },
-      ...{ segmentIds: undefined, tokens: 0, labelTokens: 0, exampleIndices: [] },
     });
     optimizer.beginStep();
     const loss = await walk.gradients([micro], optimizer.trainable, ([name, gradient]) => {

@@ -1,10 +1,17 @@
-import { readSafetensorsHeader, writeSafetensors, type WritableTensor } from '@blockwise/model-zoo';
+import { UserError } from '@blockwise/errors';
+import {
+  publish,
+  readSafetensorsHeader,
+  syncFolder,
+  writeAside,
+  writeSafetensors,
+  type WritableTensor,
+} from '@blockwise/model-zoo';
 import type { OptimizerState, StateTensor } from '@blockwise/optimizers';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync } from 'node:fs';
-import { mkdir, open, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { TrainState } from './train.ts';
-import { UserError } from './user-error.ts';
 
 /**
  * A checkpoint is a folder `checkpoint-<step>`: the weights that the method may have changed, as it saves them (the model in Hugging Face
@@ -47,7 +54,9 @@ export async function saveCheckpoint(
   );
   const { step, data, steps, validation, optimizer } = state;
   const file: StateFile = { version, fingerprint, step, data, optimizer: optimizer.scalars, steps, validation };
-  await writeFile(join(aside, stateFile), JSON.stringify(file), { flush: true });
+  const path = join(aside, stateFile);
+  await writeAside(path, (into) => into.writeFile(JSON.stringify(file)));
+  await publish([path]);
   await rm(folder, { recursive: true, force: true });
   await rename(aside, folder);
   await syncFolder(outputDir);
@@ -56,12 +65,6 @@ export async function saveCheckpoint(
 
 function writable({ dtype, shape, bytes }: StateTensor): WritableTensor {
   return { dtype, shape, bytes: () => bytes };
-}
-
-/** Makes the rename itself outlast a power cut. */
-async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder, 'r');
-  await handle.sync().finally(() => handle.close());
 }
 
 /** Whether a folder is a checkpoint by its looks. */

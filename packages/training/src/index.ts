@@ -6,7 +6,6 @@ export {
   saveCheckpoint,
   type Fingerprint,
 } from './checkpoint.ts';
-export { UserError } from './user-error.ts';
 export { clipCoefficient, clipGradient, sumOfSquares } from './gradient-clipping.ts';
 export { createMicroBatch, disposeMicroBatch, predictingRows, type MicroBatch } from './micro-batch.ts';
 export { planMemory, type MemoryPlan, type MemoryPlanInput, type PlannedMemory } from './plan-memory.ts';

@@ -1,9 +1,6 @@
-import type { Batch } from '@blockwise/loaders';
-import type { StagedModel } from '@blockwise/model-zoo';
+import { ignoreIndex, type Batch } from '@blockwise/loaders';
+import type { BatchLayout, StagedModel } from '@blockwise/model-zoo';
 import { tf } from '@blockwise/tensorflow';
-
-/** Label of a position that is not predicted (PyTorch's and transformers' ignore_index). */
-const ignoreIndex = -100;
 
 /** A batch as tensors, and which rows of the last hidden state predict a label. Owned by its maker; see disposeMicroBatch(). */
 export interface MicroBatch {
@@ -31,9 +28,12 @@ export function predictingRows({ labels, batchSize, length }: Pick<Batch, 'label
   return { rows: Int32Array.from(rows), targets: Int32Array.from(targets) };
 }
 
-/** Puts a batch into tensors. `dropoutSeed`, where given, is an integer of this batch's own in the run: see BatchLayout. */
-export function createMicroBatch(model: StagedModel, batch: Batch, dropoutSeed?: number): MicroBatch {
-  const context = model.context({ ...batch, dropoutSeed });
+/** Puts a batch into tensors. */
+export function createMicroBatch(
+  model: StagedModel,
+  batch: BatchLayout & Pick<Batch, 'inputIds' | 'labels'>,
+): MicroBatch {
+  const context = model.context(batch);
   return { ids: tf.tensor1d(batch.inputIds, 'int32'), context, ...predictingRows(batch) };
 }
 

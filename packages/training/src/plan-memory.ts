@@ -5,9 +5,7 @@ import { train, type TrainOptions, type TrainParts } from './train.ts';
 /** What decides a run's memory. */
 export interface MemoryPlanInput {
   /** Opens the model and makes its optimizer as the run will; nothing is computed or allocated by it. The plan disposes of both. */
-  prepare: () => Pick<TrainParts, 'model'> & {
-    optimizer: TrainParts['optimizer'] & { readonly blocks?: readonly unknown[] };
-  };
+  prepare: () => Pick<TrainParts, 'model' | 'optimizer'>;
   /** As train() takes them. */
   options: Pick<TrainOptions, 'gradientAccumulationSteps' | 'maxGradNorm' | 'clipGradValue' | 'keptBytes'>;
   /** Sequences in a batch, and tokens in a sequence: the longest bucket. */
@@ -70,15 +68,13 @@ export function planMemory(input: MemoryPlanInput): Promise<PlannedMemory> {
     const { resident, mapped, read } = memory();
     const bytesOf = (some: Iterable<Parameter>) => [...some].reduce((sum, { byteLength }) => sum + byteLength, 0);
     const all = [...model.parameters.values()];
-    // Some optimizers keep masters beside the weights: BlockOptimizerRatio those of its entries.
-    const inPlace = bytesOf(all.filter(({ master }) => master));
-    const parameters = bytesOf(all) + Math.max(0, done.masterBytes - inPlace);
     const streamed = (some: Iterable<Parameter>) => bytesOf([...some].filter(({ isStreamed }) => isStreamed));
     const aStage = Math.max(...model.stages.map((stage) => streamed(stage.parameters.values())));
     const dropped = streamed(all) - aStage;
     optimizer.dispose();
     model.dispose();
-    const { gradientBytes: gradients, stateBytes: optimizerStates, activationBytes: activations } = done;
+    const { parameterBytes: parameters, gradientBytes: gradients } = done;
+    const { stateBytes: optimizerStates, activationBytes: activations } = done;
     const { code, heap } = besidePool(resident);
     const anonymous = Math.round(resident + heap);
     const fileBacked = Math.round(Math.max((input.steps ? read : mapped) - dropped, aStage) + code);

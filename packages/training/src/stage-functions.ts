@@ -26,7 +26,7 @@ export type Operands = WeightCopies;
 
 /**
  * What a walk asks of a stage, each compiled once per kind of stage, set of trained weights and shape of the batch, and shared by all stages
- * of the kind: weights are inputs. StageWeights at rest in 16 bit are cast inside, where they are used.
+ * of the kind: weights are inputs. Weights at rest in 16 bit are cast inside, where they are used.
  */
 export class StageFunctions {
   private readonly compiled = new Map<string, CompiledFunction<AnyTensor[]>>();
@@ -56,7 +56,7 @@ export class StageFunctions {
     x: tf.Tensor,
     context: Context,
     operands: Operands,
-    keep = false,
+    keep: boolean,
   ): Promise<{ y: tf.Tensor; products: AnyTensor[] }> {
     const fn = this.function<[y: tf.Tensor, ...products: AnyTensor[]]>(`forward ${stage.kind} ${keep}`, (...inputs) => {
       const { weights, rest } = stageInputs(stage, inputs);
@@ -82,8 +82,8 @@ export class StageFunctions {
     operands: Operands,
     trained: readonly string[],
     inputGradient: boolean,
-    products: readonly AnyTensor[] = [],
-    factored = false,
+    products: readonly AnyTensor[],
+    factored: boolean,
   ): Promise<{ dx: tf.Tensor | undefined; gradients: GradientTerm[] }> {
     const name = `backward ${stage.kind} ${inputGradient} ${trained} ${products.length} ${factored}`;
     const fn = this.function<AnyTensor[]>(name, (...inputs) => {

@@ -1,10 +1,10 @@
+import { UserError } from '@blockwise/errors';
 import { linearShapes, type Stage, type StagedModel } from '@blockwise/model-zoo';
 import { byteLengthOf, concatRows, elementCount, tf, type AnyTensor, type Parameter } from '@blockwise/tensorflow';
 import type { Optimizer } from '@blockwise/optimizers';
 import type { MicroBatch } from './micro-batch.ts';
 import { OpenGradients, type Gradient } from './open-gradients.ts';
 import { StageFunctions, type Operands } from './stage-functions.ts';
-import { UserError } from './user-error.ts';
 
 /** What one micro-batch's forward run left for its backward run; undefined below the lowest trained stage. */
 interface Pass {
@@ -200,10 +200,11 @@ export class StageWalk {
    */
   private async backward(
     passes: readonly Pass[],
-    { lowest, trained, how, labels, rows, open }: Step,
+    step: Step,
     receive?: (gradient: Gradient) => void | Promise<void>,
   ): Promise<number> {
     const { stages } = this.model;
+    const { lowest, trained, how, rows, open } = step;
     const batches = passes.map(({ batch }) => batch);
     let loss = 0;
     for (let index = stages.length - 1; index >= lowest; index--) {
@@ -214,9 +215,8 @@ export class StageWalk {
       const operands = await this.operandsOf(stage, batches);
       try {
         for (const pass of passes) {
-          const own = [stage, pass, operands, trained, index > lowest, open] as const;
-          if (isHead) loss += await this.headGradients(...own, labels);
-          else await this.stageGradients(...own, index, factored);
+          if (isHead) loss += await this.headGradients(pass, operands, step);
+          else await this.stageGradients(index, pass, operands, step, factored);
           if (index > 0) pass.inputs[index]!.dispose();
           pass.products[index]?.forEach((product) => product.dispose());
         }
@@ -259,19 +259,17 @@ export class StageWalk {
   }
 
   private async stageGradients(
-    stage: Stage,
+    index: number,
     pass: Pass,
     operands: Operands,
-    trained: ReadonlySet<string>,
-    inputGradient: boolean,
-    open: OpenGradients,
-    index: number,
+    { lowest, trained, open }: Step,
     factored: boolean,
   ): Promise<void> {
+    const stage = this.model.stages[index];
     const names = localNames(stage, trained);
     const { batch, inputs, products, dy } = pass;
     const run = [stage, inputs[index]!, dy!, batch.context, operands] as const;
-    const { dx, gradients } = await this.functions.backward(...run, names, inputGradient, products[index], factored);
+    const { dx, gradients } = await this.functions.backward(...run, names, index > lowest, products[index], factored);
     dy!.dispose();
     pass.dy = dx;
     names.forEach((name, i) => open.add(stage.parameters.get(name)!, gradients[i]));
@@ -279,15 +277,14 @@ export class StageWalk {
 
   /** The head's loss and gradients over the predicting rows only, a piece at a time. Returns the loss. */
   private async headGradients(
-    stage: Stage,
     pass: Pass,
     operands: Operands,
-    trained: ReadonlySet<string>,
-    inputGradient: boolean,
-    open: OpenGradients,
-    labels: number,
+    { lowest, trained, labels, open }: Step,
   ): Promise<number> {
     const { batch, inputs } = pass;
+    const index = this.model.stages.length - 1;
+    const stage = this.model.stages[index];
+    const inputGradient = index > lowest;
     const hidden = inputs.at(-1)!;
     const names = localNames(stage, trained);
     // Pieces in float32 are summed; as factors they are one product, in the end.

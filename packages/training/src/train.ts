@@ -1,13 +1,13 @@
+import { UserError } from '@blockwise/errors';
 import type { BatchSource, BatchState } from '@blockwise/loaders';
 import type { StagedModel } from '@blockwise/model-zoo';
 import type { DynamicLossScaler, Optimizer, OptimizerState, Projection } from '@blockwise/optimizers';
-import { byteLengthOf, cast, tf, type AnyTensor } from '@blockwise/tensorflow';
+import { byteLengthOf, cast, tf, type AnyTensor, type Parameter } from '@blockwise/tensorflow';
 import { clipCoefficient, clipGradient, sumOfSquares } from './gradient-clipping.ts';
 import { createMicroBatch, disposeMicroBatch, type MicroBatch } from './micro-batch.ts';
 import { learningRateFactor, type SchedulerType } from './schedulers.ts';
 import type { Gradient } from './open-gradients.ts';
 import { StageWalk } from './stage-walk.ts';
-import { UserError } from './user-error.ts';
 
 /** How to train; names and meanings are those of transformers' TrainingArguments. */
 export interface TrainOptions {
@@ -73,7 +73,7 @@ export interface TrainState {
 /** The parts of a training run. */
 export interface TrainParts {
   model: StagedModel;
-  optimizer: Optimizer & { readonly currentBlock?: { readonly index: number } };
+  optimizer: Optimizer;
   batches: BatchSource;
   validation?: BatchSource;
   options: TrainOptions;
@@ -96,8 +96,8 @@ export interface TrainResult {
   readonly compiledVariants: number;
   /** The most bytes that gradients took together once they were complete: the largest one, or, where they wait for their norm, all. */
   readonly gradientBytes: number;
-  /** The most bytes that float32 masters, and optimizer states, took: before endStep() drops those of a finished block. */
-  readonly masterBytes: number;
+  /** The most bytes that weights, float32 masters of active ones in their place, and optimizer states took: before endStep() drops those of a finished block. */
+  readonly parameterBytes: number;
   readonly stateBytes: number;
   /** The most bytes that stage inputs, the walk's activations, took together. */
   readonly activationBytes: number;
@@ -123,7 +123,7 @@ async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResul
   const steps = [...(resume?.steps ?? [])];
   const validation = [...(resume?.validation ?? [])];
   const timing = { update: 0, evaluation: 0 };
-  let [gradientBytes, masterBytes, stateBytes] = [0, 0, 0];
+  let [gradientBytes, parameterBytes, stateBytes] = [0, 0, 0];
   if (resume) {
     optimizer.restore(resume.optimizer);
     batches.restore(resume.data);
@@ -153,13 +153,13 @@ async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResul
     const factor = learningRateFactor(options.lrSchedulerType, step - 1, options.totalSteps, options.warmupSteps);
     const block = optimizer.currentBlock?.index ?? null;
     optimizer.learningRate = options.learningRate * factor;
-    const result = await trainStep(walk, optimizer, microBatches, options).finally(() =>
+    const result = await trainStep(walk, model, optimizer, microBatches, options).finally(() =>
       microBatches.forEach(disposeMicroBatch),
     );
     timing.update += result.updateSeconds;
     gradientBytes = Math.max(gradientBytes, result.gradientBytes);
-    masterBytes = Math.max(masterBytes, result.held.masters);
-    stateBytes = Math.max(stateBytes, result.held.states);
+    parameterBytes = Math.max(parameterBytes, result.parameterBytes);
+    stateBytes = Math.max(stateBytes, result.stateBytes);
     const { loss, gradNorm, skipped } = result;
     const seconds = (performance.now() - begin) / 1000;
     steps.push({
@@ -188,7 +188,8 @@ async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResul
   const activationBytes = walk.activationBytes;
   const interrupted = steps.length < options.totalSteps;
   return {
-    ...{ steps, validation, compiledVariants, gradientBytes, masterBytes, stateBytes, activationBytes, interrupted },
+    ...{ steps, validation, compiledVariants, interrupted },
+    ...{ gradientBytes, parameterBytes, stateBytes, activationBytes },
     timing: { forward, backward, compile, ...timing },
   };
 }
@@ -212,7 +213,7 @@ function takeMicroBatches(
     const batch = source.next();
     tokens += batch.tokens;
     examples += batch.exampleIndices.length;
-    microBatches.push(createMicroBatch(model, batch, step * 4096 + microBatches.length));
+    microBatches.push(createMicroBatch(model, { ...batch, dropoutSeed: step * 4096 + microBatches.length }));
   } while (microBatches.length < gradientAccumulationSteps && source.state().position > 0);
   const { epoch, position } = source.state();
   return { microBatches, tokens, examples, epoch: epoch + position / source.batchesPerEpoch };
@@ -221,6 +222,7 @@ function takeMicroBatches(
 /** One optimizer step. With a fused optimizer no gradient outlives its update: where their norm is wanted, backward runs twice. */
 async function trainStep(
   walk: StageWalk,
+  model: StagedModel,
   optimizer: Optimizer,
   batches: readonly MicroBatch[],
   { maxGradNorm, clipGradValue = 0 }: TrainOptions,
@@ -263,11 +265,19 @@ async function trainStep(
   lossScaler?.update(skipped ?? false);
 
   const begin = performance.now();
-  const held = optimizer.memory();
+  const { masters, states: stateBytes } = optimizer.memory();
+  const parameterBytes = weightBytes(model, masters);
   optimizer.endStep();
   updateSeconds += (performance.now() - begin) / 1000;
   const gradNorm = measured && !skipped ? measured.norm : null;
-  return { loss, gradNorm, skipped, updateSeconds, gradientBytes, held };
+  return { loss, gradNorm, skipped, updateSeconds, gradientBytes, parameterBytes, stateBytes };
+}
+
+/** Bytes of a model's weights, of which so many are an optimizer's masters: those of active parameters, or of some entries beside them. */
+function weightBytes({ parameters }: StagedModel, masters: number): number {
+  const bytesOf = (some: Parameter[]) => some.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  const all = [...parameters.values()];
+  return bytesOf(all) + masters - bytesOf(all.filter(({ master }) => master));
 }
 
 /** A backward pass that hands out each gradient as it appears, owned by the receiver. Returns the loss. */

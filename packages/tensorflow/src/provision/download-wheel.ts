@@ -1,3 +1,4 @@
+import { UserError } from '@blockwise/errors';
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
@@ -7,7 +8,6 @@ import process from 'node:process';
 import { pipeline } from 'node:stream/promises';
 import { findPip, type Command } from './python.ts';
 import type { LockedWheel } from './tensorflow-lock.ts';
-import { UserError } from './user-error.ts';
 
 /** Milliseconds between two looks at how far pip is. */
 const pollEvery = 250;
@@ -111,10 +111,9 @@ function mismatch(wheel: LockedWheel, found: string): UserError {
 /** Bytes of the largest file under a folder: pip may write the same download to two files at once. */
 async function largestFile(folder: string): Promise<number> {
   let largest = 0;
-  const entries = await readdir(folder, { recursive: true, withFileTypes: true }).catch(() => []);
-  for (const entry of entries) {
-    if (entry.isFile())
-      largest = Math.max(largest, (await stat(join(entry.parentPath, entry.name)).catch(() => ({ size: 0 }))).size);
+  for (const name of await readdir(folder, { recursive: true }).catch(() => [])) {
+    const found = await stat(join(folder, name)).catch(() => undefined);
+    if (found?.isFile()) largest = Math.max(largest, found.size);
   }
   return largest;
 }

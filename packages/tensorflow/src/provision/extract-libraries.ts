@@ -1,9 +1,9 @@
+import { UserError } from '@blockwise/errors';
 import { createHash } from 'node:crypto';
 import { open, rename, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { openPromise, type Entry, type ZipFile } from 'yauzl';
 import type { LockedFile, LockedWheel } from './tensorflow-lock.ts';
-import { UserError } from './user-error.ts';
 
 /**
  * Takes the shared objects out of a wheel (a zip file), and nothing else, into `folder`. Each is written beside its name, hashed on the

@@ -1,10 +1,10 @@
+import { UserError } from '@blockwise/errors';
 import { randomBytes } from 'node:crypto';
 import { readFile, mkdir, readdir, rename, rm, stat, statfs, utimes, writeFile } from 'node:fs/promises';
 import { homedir, hostname } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import process from 'node:process';
 import type { LockedWheel } from './tensorflow-lock.ts';
-import { UserError } from './user-error.ts';
 
 /*
  * One folder per version, variant and platform. It is filled aside, in a staging folder, and appears by one rename: a folder that is

@@ -400,7 +400,7 @@ describe.skipIf(!realPip)('the real pip', () => {
 const elsewhere = {
   cwd: import.meta.dirname,
   args: [
-    ...['--import', 'tsx', '--input-type=module', '-e'],
+    ...['--import', 'tsx', '--conditions=blockwise-source', '--input-type=module', '-e'],
     `const { provisionFromLock } = await import(process.env.TEST_MODULE);
      console.log(JSON.stringify(await provisionFromLock(JSON.parse(process.env.TEST_LOCK), { onProgress() {} })));`,
   ],

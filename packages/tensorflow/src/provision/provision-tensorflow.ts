@@ -1,3 +1,4 @@
+import { UserError } from '@blockwise/errors';
 import { existsSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import process from 'node:process';
@@ -9,7 +10,6 @@ import { cacheFolder, fillCache, isBeingFilled, isCached } from './library-cache
 import { consoleProgress, type ProgressDisplay, type ProvisionProgress } from './provision-progress.ts';
 import { hostPlatform, libcSuffix, libraryNames, lockedWheel, tensorFlowLock } from './tensorflow-lock.ts';
 import type { LockedWheel, TensorFlowLock, TensorFlowVariant } from './tensorflow-lock.ts';
-import { UserError } from './user-error.ts';
 
 export interface ProvisionOptions {
   /** The build to find or fetch; default `cpu`. */

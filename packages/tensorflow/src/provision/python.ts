@@ -1,7 +1,7 @@
+import { UserError } from '@blockwise/errors';
 import { execFile } from 'node:child_process';
 import process from 'node:process';
 import { promisify } from 'node:util';
-import { UserError } from './user-error.ts';
 
 const run = promisify(execFile);
 

@@ -1,6 +1,6 @@
+import { UserError } from '@blockwise/errors';
 import process from 'node:process';
 import locked from './tensorflow.lock.json' with { type: 'json' };
-import { UserError } from './user-error.ts';
 
 /** Builds of TensorFlow: `cpu` runs anywhere, `cuda` also drives NVIDIA GPUs (and runs on the CPU where there is none). */
 export type TensorFlowVariant = 'cpu' | 'cuda';

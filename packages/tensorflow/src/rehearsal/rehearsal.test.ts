@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
@@ -7,7 +7,8 @@ import { compile } from '../compile.ts';
 import { initTensorFlow, liveTensors } from '../init.ts';
 import { MappedFile } from '../mapped-file.ts';
 import { matMul2d } from '../operations.ts';
-import { cast, gatherRows } from '../raw-tensor.ts';
+import { cast, gatherRows, RawTensor } from '../raw-tensor.ts';
+import { currentRuntime } from '../runtime.ts';
 import { Variable } from '../variable.ts';
 import { MemoryPool } from './memory-pool.ts';
 import { rehearse } from './rehearsal.ts';
@@ -162,6 +163,25 @@ describe('rehearse', () => {
       });
     expect(await update(false)).toBe(8 * MiB);
     expect(await update(true)).toBe(12 * MiB);
+  });
+
+  it('writes holes in place of values, and keeps no large ones that JavaScript made', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'blockwise-rehearsal-'));
+    const path = join(folder, 'values.bin');
+    await bytesOf(() => {
+      const bytes = new Uint8Array(20 * MiB).fill(1);
+      const values = RawTensor.fromBytes(bytes, [bytes.length], 'uint8');
+      const few = RawTensor.fromBytes(bytes.subarray(0, MiB), [MiB], 'uint8');
+      expect([values.bytes()[0], few.bytes()[0]]).toEqual([0, 1]);
+      const file = openSync(path, 'w');
+      currentRuntime().write(values.id, file);
+      closeSync(file);
+      [values, few].forEach((tensor) => tensor.dispose());
+    });
+    const { size, blocks } = statSync(path);
+    expect(size).toBe(20 * MiB);
+    expect(512 * blocks).toBeLessThan(MiB);
+    rmSync(folder, { recursive: true });
   });
 
   it('leaves compiled functions to be traced anew where they are really called', async () => {

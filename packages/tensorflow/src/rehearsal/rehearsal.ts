@@ -4,6 +4,7 @@ import { TensorUseError } from '../errors.ts';
 import { Graph, isSymbol } from '../graph.ts';
 import type { Pointer } from '../library.ts';
 import { currentRuntime, withRuntime, type TensorRuntime, type Value } from '../runtime.ts';
+import { fstatSync, ftruncateSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { Buffers, type TensorBuffer } from './buffers.ts';
 import { fuse } from '../fusion.ts';
@@ -13,6 +14,8 @@ import { callPlan, outputBuffers, runCall, type CallPlan, type Schedule, type Sy
 const firstImagined = 2 ** 48;
 /** Tensors up to this size are real: shapes, axes and scalars, whose values operations need to know their results' shapes. */
 const realBytes = 4096;
+/** Values made in JavaScript are kept up to this size: token ids and their like, by which code finds its way. */
+const keptBytes = 2 ** 24;
 
 /** A tensor without memory. */
 interface Imagined {
@@ -20,9 +23,16 @@ interface Imagined {
   readonly shape: readonly number[];
   readonly buffer?: TensorBuffer;
   /** Of a variable: what it holds now. */
-  readonly variable?: { buffer?: TensorBuffer };
-  /** Values made in JavaScript. */
+  readonly variable?: Held;
+  /** Small values made in JavaScript. */
   readonly values?: Uint8Array;
+}
+
+/** What a variable holds, once it was assigned. */
+interface Held {
+  dtype: number;
+  shape: readonly number[];
+  buffer?: TensorBuffer;
 }
 
 /**
@@ -64,7 +74,8 @@ export class Rehearsal implements TensorRuntime {
 
   createTensor(bytes: Uint8Array, shape: readonly number[], dtype: number): Pointer {
     if (bytes.byteLength <= realBytes) return this.real.createTensor(bytes, shape, dtype);
-    return this.imagine({ dtype, shape: [...shape], buffer: this.buffers.create(bytes.byteLength), values: bytes });
+    const values = bytes.byteLength <= keptBytes ? bytes : undefined;
+    return this.imagine({ dtype, shape: [...shape], buffer: this.buffers.create(bytes.byteLength), values });
   }
 
   createTensorAt(_address: Pointer, byteLength: number, shape: readonly number[], dtype: number): Pointer {
@@ -90,6 +101,12 @@ export class Rehearsal implements TensorRuntime {
     const tensor = this.tensors.get(handle);
     if (!tensor) return this.real.read(handle);
     return tensor.values ? tensor.values.slice() : new Uint8Array(byteLength(tensor.dtype, tensor.shape));
+  }
+
+  /** A hole in the file. */
+  write(handle: Pointer, file: number): void {
+    const { dtype, shape } = this.describe(handle);
+    ftruncateSync(file, fstatSync(file).size + byteLength(dtype, shape));
   }
 
   describe(id: number): Value {
@@ -187,7 +204,7 @@ export class Rehearsal implements TensorRuntime {
   /** Operations on variables: what TensorFlow does with their buffers. */
   private onVariable(name: string, inputs: readonly number[]): Value[] | undefined {
     if (name === 'VarHandleOp') {
-      const id = this.imagine({ dtype: TF_RESOURCE, shape: [], variable: {} });
+      const id = this.imagine({ dtype: TF_RESOURCE, shape: [], variable: { dtype: 0, shape: [] } });
       return [{ id, dtype: TF_RESOURCE, shape: [] }];
     }
     const variable = this.tensors.get(inputs[0])?.variable;
@@ -200,7 +217,7 @@ export class Rehearsal implements TensorRuntime {
       Object.assign(variable, { dtype, shape });
       return [];
     }
-    const { dtype, shape } = variable as unknown as Imagined;
+    const { dtype, shape } = variable;
     if (name === 'ReadVariableOp')
       return [this.value({ dtype, shape, bytes: variable.buffer!.bytes }, this.buffers.share(variable.buffer!))];
     // An update in place, unless somebody else looks at the values.
@@ -208,7 +225,7 @@ export class Rehearsal implements TensorRuntime {
     return [];
   }
 
-  private own(variable: Imagined['variable']): void {
+  private own(variable: Held | undefined): void {
     if (!variable?.buffer || variable.buffer.references === 1) return;
     const copy = this.buffers.create(variable.buffer.bytes);
     this.buffers.drop(variable.buffer);

@@ -1,0 +1,2 @@
+export { didYouMean, nearMatch, nearMatches } from './near-matches.ts';
+export { UserError } from './user-error.ts';

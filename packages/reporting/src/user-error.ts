@@ -1,4 +1,0 @@
-/** What a user can set right: the command line prints its message alone and exits with code 2. */
-export class UserError extends Error {
-  override name = 'UserError';
-}
