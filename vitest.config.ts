@@ -6,12 +6,7 @@ export default defineConfig({
   resolve: { conditions },
   ssr: { resolve: { conditions, externalConditions: ['blockwise-source'] } },
   test: {
-    include: [
-      'packages/*/src/**/*.test.ts',
-      'packages/*/test/**/*.test.ts',
-      'experiments/src/**/*.test.ts',
-      'tools/src/**/*.test.ts',
-    ],
+    include: ['packages/*/src/**/*.test.ts', 'experiments/src/**/*.test.ts', 'tools/src/**/*.test.ts'],
     globalSetup: ['tools/src/test-folder.ts'],
     // libtensorflow is loaded once per process and cannot be shared by worker threads.
     pool: 'forks',

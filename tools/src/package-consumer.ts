@@ -5,9 +5,12 @@
 import { strict as assert } from 'node:assert';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { applyLora, quantizeModelNf4 } from '@blockwise/adapters';
+import { UserError } from '@blockwise/errors';
 import { createBatches, loadTokenizer, tokeniseDataset, type Tokenizer } from '@blockwise/loaders';
 import { generate, llamaDecoder, openLlama, saveLlama, type Llama } from '@blockwise/model-zoo';
 import { adamW, BlockOptimizer } from '@blockwise/optimizers';
+import { dynamicMap } from '@blockwise/quantization';
 import { csvTable, lineChart } from '@blockwise/reporting';
 import { compile, describeEngine, initTensorFlow, liveTensors, tf } from '@blockwise/tensorflow';
 import { createMicroBatch, disposeMicroBatch, StageWalk } from '@blockwise/training';
@@ -35,6 +38,12 @@ const { text } = await generate(llamaDecoder(reopened), tokenizer.encode('Once u
 assert(text.length > 0);
 console.log(`reopened, it writes: ${JSON.stringify(text)}`);
 reopened.dispose();
+
+const adapted = applyLora(quantizeModelNf4(openLlama(outputFolder).model), { r: 2, targetModules: ['q_proj'] });
+assert.equal(adapted.trainable.length, 2 * adapted.config.num_hidden_layers);
+adapted.dispose();
+assert.equal(dynamicMap(true).length, 256);
+assert.throws(() => openLlama(join(outputFolder, 'absent')), UserError);
 
 const points = losses.map((y, x) => ({ x: x + 1, y }));
 const series = [{ label: 'loss', points }];

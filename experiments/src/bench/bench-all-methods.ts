@@ -3,9 +3,9 @@
  * `npx nx run experiments:bench-all-methods` (ten minutes).
  */
 import { createRandom } from '@blockwise/loaders';
-import process from 'node:process';
 import type { Options } from '../options.ts';
 import { alternate, type Side } from './alternate.ts';
+import { chooseParts } from './choose-parts.ts';
 import { batchShape, counted, methodJob, perStep, stepsPerRound, withModel } from './method-job.ts';
 import { tiny } from './tiny.ts';
 import { startTraining } from './worker.ts';
@@ -33,8 +33,7 @@ const settings: Record<string, Partial<Options>> = {
   bitnet: {},
 };
 
-// Words choose methods, for a look at some of them.
-const chosen = Object.keys(settings).filter((name) => process.argv.length < 3 || process.argv.includes(name));
+const { parts: chosen, isWhole } = chooseParts(Object.keys(settings));
 await withModel(seed, async (folder) => {
   const sides: Side[] = [];
   for (const name of chosen) {
@@ -51,6 +50,7 @@ await withModel(seed, async (folder) => {
     loss: round(loss),
   }));
   writeBenchmark({
+    isWhole,
     name: 'bench-all-methods',
     folder: 'methods',
     title: 'Every method at the 110M shape: tokens/s and peak memory',

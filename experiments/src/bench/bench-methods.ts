@@ -10,11 +10,12 @@ import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import type { Options } from '../options.ts';
 import { alternate, speedup, type Side } from './alternate.ts';
+import { chooseParts } from './choose-parts.ts';
 import { batchShape, counted, methodJob, perStep, stepsPerRound, withModel } from './method-job.ts';
 import { benchPython } from './python-environment.ts';
 import { tiny } from './tiny.ts';
 import { writeJob } from './train-job.ts';
-import { startPeer, startTraining } from './worker.ts';
+import { cudaPages, environments, startPeer, startTraining } from './worker.ts';
 import { gigabytes, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
@@ -110,9 +111,8 @@ function rowsOf(comparison: Comparison) {
   });
 }
 
+const { parts: chosen, isWhole } = chooseParts(Object.keys(settings));
 const python = benchPython(note);
-// Words choose methods, for a look at some of them; what is written holds only those.
-const chosen = Object.keys(settings).filter((name) => process.argv.length < 3 || process.argv.includes(name));
 await withModel(seed, async (folder) => {
   const comparisons: Comparison[] = [];
   for (const name of chosen)
@@ -122,6 +122,7 @@ await withModel(seed, async (folder) => {
     return float32 ? { ...fast, float32 } : fast;
   };
   writeBenchmark({
+    isWhole,
     name: 'bench-methods',
     folder: 'methods',
     title: 'LoRA, LOMO, AdaLomo, GaLore and Ratio: Blockwise against the official packages',
@@ -137,9 +138,8 @@ await withModel(seed, async (folder) => {
         'figures are those of the arithmetic that is fast here, bfloat16 on a CPU with instructions for it, and beside them those in float32.',
       'LoRA: rank 16 on q_proj and v_proj, AdamW. GaLore: rank 128, new projections every 200 steps, whose share of a step (what the first ' +
         'step took longer than the median, but for our compilation of the model, seconds of a whole run) counts in the rates. Ratio: 0.1, adjacent, layers only.',
-      'In bfloat16 GaLore runs with --pure_bf16, as the official model has no float32 masters. Each side in the environment that its users have: ' +
-        'ours with experiments/.env (large pages), PyTorch as installed.',
-      'Peaks are VmHWM over the whole process, loading and warm-up included.',
+      `In bfloat16 GaLore runs with --pure_bf16, as the official model has no float32 masters. ${environments}`,
+      `Peaks are VmHWM over the whole process, loading and warm-up included. ${cudaPages}`,
     ],
     measurements: comparisons,
     versions: { ...comparisons[0].sides[1].versions, ...comparisons[0].sides[0].versions },

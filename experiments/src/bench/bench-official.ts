@@ -1,6 +1,7 @@
 /**
  * BAdam here against the official package in PyTorch, and against PyTorch at its fastest: seconds of one training step and peak resident
- * memory, the sides alternating, each in a process of its own. `npx nx run experiments:bench-official [-- m110 b1_1 endToEnd]` (half an hour, most of it the official bfloat16 side where there are no instructions for it).
+ * memory, the sides alternating, each in a process of its own. `npx nx run experiments:bench-official` (half an hour, most of it the official bfloat16 side where there are
+ * no instructions for it; 25 GB of memory), or `... -- m110`, `b1_1` or `endToEnd` for a look at a part.
  */
 import {
   createBatches,
@@ -20,12 +21,13 @@ import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { repository } from '../embedded.ts';
 import { alternate, speedup, type Side } from './alternate.ts';
+import { chooseParts } from './choose-parts.ts';
 import { benchPython } from './python-environment.ts';
 import { spread } from './spread.ts';
 import { tiny, tinyConfig } from './tiny.ts';
 import { jobBatch, paddedBatch, randomBatch, writeJob, type JobBatch, type TrainJob } from './train-job.ts';
-import { fromCheckpoint, startPeer, startTraining, type Worker } from './worker.ts';
-import { gigabytes, lastBenchmark, round, writeBenchmark } from './write-benchmark.ts';
+import { cudaPages, environments, fromCheckpoint, startPeer, startTraining, type Worker } from './worker.ts';
+import { gigabytes, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
 const counted = 5;
@@ -46,9 +48,10 @@ function trainJob(config: LlamaConfig, block: number, { warmUp, rounds }: Job): 
 /** As badam's readme says (bfloat16); the same on a float32 model; without recomputation. See official_worker.py. */
 type PeerSide = 'official' | 'float32' | 'fastest';
 
-function startPython(python: string, side: PeerSide, job: TrainJob): Promise<Worker> {
+function startPython(python: string, side: PeerSide, job: TrainJob, largePages = false): Promise<Worker> {
   const script = fileURLToPath(new URL('official_worker.py', import.meta.url));
-  return startPeer(side, [python, script, writeJob(job), side]);
+  const name = largePages ? `${side}, large pages` : side;
+  return startPeer(name, [python, script, writeJob(job), side], { largePages });
 }
 
 /** One shape, a step a round. */
@@ -68,15 +71,20 @@ async function compareShape(python: string, name: string, config: LlamaConfig, r
   if (hasBfloat16) {
     workers.push(await startTraining('blockwise, bfloat16 products', { ...job, computeDtype: 'bfloat16' }));
     workers.push(await startPython(python, 'official', job));
+    // For comparison. (Six processes of the larger shape would not fit into 25 GB.)
+    if (name === 'm110') workers.push(await startPython(python, 'official', job, true));
   }
   const sides = await alternate(workers, counted);
   if (!hasBfloat16) sides.push(await slowly(() => startPython(python, 'official', { ...job, warmUp: [] })));
   const [ours, fastest] = sides;
-  const official = sides.at(-1)!;
+  const official = sides.find((side) => side.name.startsWith('official'))!;
   // Against bfloat16 arithmetic ours in bfloat16 too, where the machine has it.
   const oursAsOfficial = hasBfloat16 ? sides[3] : ours;
   const rate = (side: Side) => round((rows * length) / side.seconds.median);
-  const table = sides.map((side) => rowOf(`${name}, ${rows} x ${length}`, side, ours, rate(side), 'tokens/s'));
+  const table = sides.map((side) => {
+    const compared = side.name.startsWith('official') ? oursAsOfficial : ours;
+    return rowOf(`${name}, ${rows} x ${length}`, side, compared, rate(side), 'tokens/s');
+  });
   const figures = {
     speedupOverOfficial: round(speedup(oursAsOfficial, official).ofMedians),
     memoryOverOfficial: round(oursAsOfficial.peakResident / official.peakResident),
@@ -201,25 +209,17 @@ function randomOrder(examples: readonly Example[], padId: number): Job {
   return { warmUp: longest.slice(0, warmUp), rounds };
 }
 
+const { parts: chosen, isWhole } = chooseParts(['m110', 'b1_1', 'endToEnd']);
 const python = benchPython(note);
-type Part = Omit<Awaited<ReturnType<typeof compareShape>>, 'figures'> & { figures: unknown };
-const last = lastBenchmark('bench-official');
-
-/** A part of the benchmark: run, or, where words name other parts, as the last run on this machine left it. */
-async function part(name: 'm110' | 'b1_1' | 'endToEnd', task: string, run: () => Promise<Part | undefined>) {
-  if (process.argv.length < 3 || process.argv.includes(name)) return run();
-  const sides = last?.measurements[name] as Side[] | null | undefined;
-  const figures = last?.figures[name === 'endToEnd' ? 'endToEndSpeedup' : name];
-  return sides && { sides, table: last!.rows.filter((row) => String(row.task).startsWith(task)), figures };
-}
-
 const [m110Config, b1_1Config] = tiny ? [tinyConfig, tinyConfig] : [llama_110m, llama_1_1b];
-const m110 = await part('m110', 'm110,', () => compareShape(python, 'm110', m110Config, 4, tiny ? 32 : 256));
-const b1_1 = await part('b1_1', 'b1_1,', () => compareShape(python, 'b1_1', b1_1Config, 2, tiny ? 32 : 256));
-const endToEnd = await part('endToEnd', 'end to end', () => compareEndToEnd(python, m110Config));
-const parts = [m110, b1_1, endToEnd].filter((one) => one != null);
+const length = tiny ? 32 : 256;
+const m110 = chosen.includes('m110') ? await compareShape(python, 'm110', m110Config, 4, length) : undefined;
+const b1_1 = chosen.includes('b1_1') ? await compareShape(python, 'b1_1', b1_1Config, 2, length) : undefined;
+const endToEnd = chosen.includes('endToEnd') ? await compareEndToEnd(python, m110Config) : undefined;
+const parts = [m110, b1_1, endToEnd].filter((one) => one !== undefined);
 
 writeBenchmark({
+  isWhole,
   name: 'bench-official',
   title: 'BAdam: Blockwise against the official package and against PyTorch at its fastest',
   seed,
@@ -240,12 +240,12 @@ writeBenchmark({
       'float32: the ' +
       'same on a float32 model. fastest: float32 without checkpointing. All with scaled_dot_product_attention. blockwise: bfloat16 at rest, ' +
       'float32 arithmetic.',
-    'Each side in the environment that its users have: ours with experiments/.env (large pages), PyTorch as installed.',
-    'Peaks are VmHWM over the whole process, loading and warm-up included; compile time is in the JSON and in no round.',
+    environments,
+    `Peaks are VmHWM over the whole process, loading and warm-up included; compile time is in the JSON and in no round. ${cudaPages}`,
     endToEnd
       ? `End to end: one epoch a round over the same ${roundExamples} examples of Alpaca-GPT4 (cutoff ${cutoffLen}), answers predicted, m110, all sides in ${hasBfloat16 ? 'bfloat16' : 'float32'} products. The official package: ` +
         `random order, padded to the longest of each ${batchSize}. packing: rows of ${cutoffLen}, as many a step as hold ${batchSize} examples. The faster of the two ways counts.`
-      : 'End to end: not measured in this run (its data are not on this machine, or words chose other parts).',
+      : 'End to end: not measured in this run (its data are not on this machine).',
   ],
   measurements: { m110: m110?.sides ?? null, b1_1: b1_1?.sides ?? null, endToEnd: endToEnd?.sides ?? null },
   versions: Object.assign({}, ...parts.flatMap(({ sides }) => sides.map(({ versions }) => versions))),

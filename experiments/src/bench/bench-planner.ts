@@ -13,13 +13,13 @@ import {
   type WeightDtype,
 } from '@blockwise/model-zoo';
 import { initTensorFlow } from '@blockwise/tensorflow';
-import process from 'node:process';
+import { chooseParts } from './choose-parts.ts';
 import type { PlannedRun } from './large-model.ts';
 import { comparePeak, planJob, type PlannedPeak } from './plan-job.ts';
 import { tiny, tinyConfig } from './tiny.ts';
 import { randomBatch, type TrainJob } from './train-job.ts';
 import { fromCheckpoint, startTraining } from './worker.ts';
-import { gigabytes, lastBenchmark, round, writeBenchmark } from './write-benchmark.ts';
+import { gigabytes, lastMeasurements, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
 const note = (line: string) => process.stderr.write(`${line}\n`);
@@ -138,7 +138,7 @@ async function run(one: Case): Promise<Result & { versions: Record<string, strin
 
 /** The cases of bench-7b or bench-8b, as its last run on this machine planned and measured them. */
 function largeCases(name: 'bench-7b' | 'bench-8b'): Result[] {
-  const plans = lastBenchmark(name)?.measurements.plans as PlannedRun[] | undefined;
+  const plans = lastMeasurements(name)?.plans as PlannedRun[] | undefined;
   if (!plans) note(`${name} has not run on this machine: its cases are left out`);
   return (plans ?? []).map(({ way, length, ...peak }) => ({
     ...{ name: `${name.slice(6)}, ${way}`, batchSize: 1, length, dtype: bf16, block: 16, mapped: true, ...peak },
@@ -146,22 +146,22 @@ function largeCases(name: 'bench-7b' | 'bench-8b'): Result[] {
   }));
 }
 
-/** Names given on the command line choose cases; without them all run. */
-const wanted = process.argv.slice(2).filter((word) => word !== '--');
+const { parts, isWhole } = chooseParts(cases.map(({ name }) => name));
 await initTensorFlow();
 const own = [];
-for (const one of cases) if (wanted.length === 0 || wanted.includes(one.name)) own.push(await run(one));
-const results: Result[] = [
-  ...own,
-  ...(wanted.length > 0 ? [] : [...largeCases('bench-7b'), ...largeCases('bench-8b')]),
-];
+for (const one of cases) if (parts.includes(one.name)) own.push(await run(one));
+const results: Result[] = [...own, ...(isWhole ? [...largeCases('bench-7b'), ...largeCases('bench-8b')] : [])];
 
-const figures = { worstError: round(Math.max(...results.map(({ error }) => Math.abs(error)))) };
-const result = {
+const worst = (errors: readonly number[]) => round(Math.max(...errors.map(Math.abs)));
+writeBenchmark({
+  isWhole,
   name: 'bench-planner',
   title: 'Peak memory: planned and measured',
   seed,
-  figures,
+  figures: {
+    worstError: worst(results.map(({ error }) => error)),
+    worstSingleProcess: worst(results.flatMap(({ errors }) => errors)),
+  },
   rows: results.map(({ name, dtype, block, batchSize, length, mapped, planned, expected, found, error, errors }) => ({
     case: name,
     'weights at rest': mapped ? `${dtype}, mapped` : dtype,
@@ -183,7 +183,4 @@ const result = {
   ],
   measurements: results,
   versions: own[0].versions,
-};
-// The record is of all cases together.
-if (wanted.length > 0) process.stdout.write(`${JSON.stringify(figures)}\n`);
-else writeBenchmark(result);
+});

@@ -6,13 +6,14 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
+import { chooseParts } from './choose-parts.ts';
 import { limitMemory } from './memory-limit.ts';
 import { comparePeak, planJob, type PlannedPeak } from './plan-job.ts';
 import { spread, type Spread } from './spread.ts';
 import { tiny, tinyConfig } from './tiny.ts';
 import { randomBatch, writeJob, type Ready, type Round, type TrainJob } from './train-job.ts';
 import { scriptCommand, startTraining } from './worker.ts';
-import { gigabytes, round, writeBenchmark } from './write-benchmark.ts';
+import { gigabytes, round, writeBenchmark, type BenchmarkResult } from './write-benchmark.ts';
 
 const seed = 1;
 const limitGB = 8;
@@ -54,9 +55,8 @@ export async function benchLargeModel({
   lengths: wholeLengths,
 }: LargeModel): Promise<void> {
   const config = tiny ? tinyConfig : whole;
-  // Words choose some of the lengths.
-  const chosen = wholeLengths.filter((length) => process.argv.length < 3 || process.argv.includes(String(length)));
-  const lengths = tiny ? [32] : chosen;
+  const { parts, isWhole } = chooseParts((tiny ? [32] : wholeLengths).map(String));
+  const lengths = parts.map(Number);
   const { folder, remove } = weightsFolder(name, config);
   try {
     await initTensorFlow();
@@ -65,7 +65,7 @@ export async function benchLargeModel({
     for (const length of lengths)
       runs.push(await runPlanned('streamed', jobOf(config, length, { folder, streamed: true })));
     const limited = await runLimited(jobOf(config, lengths[0], { folder, streamed: true }));
-    report(name, title, config, runs, limited);
+    report({ name, title, isWhole }, config, runs, limited);
   } finally {
     remove();
   }
@@ -75,7 +75,7 @@ export async function benchLargeModel({
 function weightsFolder(name: string, config: LlamaConfig): { folder: string; remove: () => void } {
   const given = process.env.BLOCKWISE_BENCH_MODEL;
   if (given) return { folder: given, remove: () => {} };
-  const folder = mkdtempSync(join(process.env.TMPDIR ?? tmpdir(), `${name}-`));
+  const folder = mkdtempSync(join(tmpdir(), `${name}-`));
   const remove = () => rmSync(folder, { recursive: true, force: true });
   // Ctrl-C must not leave so much behind.
   process.once('exit', remove);
@@ -137,8 +137,7 @@ async function runLimited(job: TrainJob): Promise<{ how: string; run?: Run; fail
 }
 
 function report(
-  name: string,
-  title: string,
+  benchmark: Pick<BenchmarkResult, 'name' | 'title' | 'isWhole'>,
   config: LlamaConfig,
   runs: readonly Run[],
   limited: { how: string; run?: Run; failure?: string },
@@ -158,8 +157,7 @@ function report(
     'seconds to load': round(ready.loadSeconds, 3),
   }));
   writeBenchmark({
-    name,
-    title,
+    ...benchmark,
     seed,
     figures: {
       residentPeakGB: gigabytes(resident.last.peakResident),

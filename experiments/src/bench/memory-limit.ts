@@ -23,17 +23,20 @@ export function limitMemory(bytes: number): MemoryLimit {
 
 /** A group below this process's own, where version 2 groups hold memory and ours may have children. */
 function ownGroup(bytes: number): MemoryLimit | undefined {
+  let made: string | undefined;
   try {
     const own = /^0::(.*)$/m.exec(readFileSync('/proc/self/cgroup', 'utf8'))![1];
     const parent = join('/sys/fs/cgroup', own);
     if (!/\bmemory\b/.test(readFileSync(join(parent, 'cgroup.subtree_control'), 'utf8'))) return undefined;
     const group = join(parent, `blockwise-bench-${process.pid}`);
     mkdirSync(group);
+    made = group;
     writeFileSync(join(group, 'memory.max'), String(bytes));
     if (existsSync(join(group, 'memory.swap.max'))) writeFileSync(join(group, 'memory.swap.max'), '0');
     const prefix = ['sh', '-c', `echo $$ > '${join(group, 'cgroup.procs')}' && exec "$@"`, 'sh'];
     return { how: 'cgroup v2 memory.max', prefix, release: () => rmdirSync(group) };
   } catch {
+    if (made) rmdirSync(made);
     return undefined;
   }
 }

@@ -38,7 +38,7 @@ export function perStep(side: Side): Side {
 
 /** Writes the model that all methods start from, bfloat16, for as long as `use` takes. */
 export async function withModel(seed: number, use: (folder: string) => Promise<void>): Promise<void> {
-  const folder = mkdtempSync(join(process.env.TMPDIR ?? tmpdir(), 'bench-methods-'));
+  const folder = mkdtempSync(join(tmpdir(), 'bench-methods-'));
   const remove = () => rmSync(folder, { recursive: true, force: true });
   process.once('exit', remove);
   try {

@@ -14,7 +14,7 @@ from importlib.metadata import version
 import torch
 import transformers
 
-from official_worker import memory, report, tensors
+from official_worker import drop_cuda_pages, memory, report, tensors
 
 
 def by_gradients(model, optimizer):
@@ -115,6 +115,7 @@ def main(path, method, way, dtype):
     if way == "checkpointing":
         model.gradient_checkpointing_enable({"use_reentrant": False})
     step = METHODS[method](model, job["method"])
+    drop_cuda_pages()
     load_seconds = time.perf_counter() - begin
 
     begin = time.perf_counter()

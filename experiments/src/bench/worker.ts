@@ -38,10 +38,22 @@ export function startTraining(name: string, job: TrainJob, prefix: readonly stri
   return startWorker(name, [...prefix, ...scriptCommand('train-worker.ts', writeJob(job))]);
 }
 
-/** Starts PyTorch's side of a job, in the environment that its users have: without what experiments/.env adds to ours. */
-export function startPeer(name: string, command: readonly string[]): Promise<Worker> {
-  return startWorker(name, command, { ...process.env, GLIBC_TUNABLES: undefined });
+/** Starts PyTorch's side of a job, in the environment that its users have (without what experiments/.env adds to ours), or with large pages. */
+export function startPeer(name: string, command: readonly string[], { largePages = false } = {}): Promise<Worker> {
+  return startWorker(name, command, { ...process.env, GLIBC_TUNABLES: largePages ? largePagesOf : undefined });
 }
+
+const largePagesOf = 'glibc.malloc.hugetlb=1';
+const { GLIBC_TUNABLES } = process.env;
+
+/** Notes of benchmarks with peers: what surrounds both sides, and what their peaks count. */
+export const environments = `Each side in the environment that its users have: ours with ${
+  GLIBC_TUNABLES
+    ? `GLIBC_TUNABLES=${GLIBC_TUNABLES} (experiments/.env: large pages)`
+    : 'nothing of experiments/.env, which Nx reads'
+}, PyTorch as installed.`;
+export const cudaPages =
+  "PyTorch's are those of its build for CPUs: of the CUDA libraries that pip installs with it, the pages that loading touched (170 MB) are given back before training.";
 
 /**
  * Starts a worker and waits until it is warm. Its chatter goes to standard error.

@@ -2,7 +2,6 @@ import { markdownTable, writeAside } from '@blockwise/reporting';
 import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import process from 'node:process';
-import { isDeepStrictEqual } from 'node:util';
 import { repository } from '../embedded.ts';
 import { describeMachine, gitCommit, machineName, packageVersions, type Machine } from '../machine.ts';
 import { tiny } from './tiny.ts';
@@ -16,6 +15,8 @@ export interface BenchmarkResult {
   folder?: string;
   /** Whether its figures are those of a kind of machine, which then has a folder of its own in there. Default true. */
   byMachine?: boolean;
+  /** Whether all of its parts were measured (see chooseParts()): else nothing is recorded. Default true. */
+  isWhole?: boolean;
   seed: number;
   /** The line that the benchmark ends with. */
   figures: object;
@@ -30,8 +31,8 @@ export interface BenchmarkResult {
 }
 
 /**
- * Leaves results/<folder>/<machine>/<name>.json and .md (tiny runs: results/<folder>/tiny/, which Git ignores) and prints the figures as the last
- * line.
+ * Leaves results/<folder>/<machine>/<name>.json and .md (tiny runs: results/<folder>/tiny/, which Git ignores), or, of some parts alone, shows the
+ * table and leaves nothing; prints the figures as the last line.
  */
 export function writeBenchmark(result: BenchmarkResult): void {
   const machine = describeMachine();
@@ -39,13 +40,17 @@ export function writeBenchmark(result: BenchmarkResult): void {
     ...{ name: result.name, title: result.title, command: `npx nx run experiments:${result.name}`, seed: result.seed },
     ...{ date: new Date().toISOString(), commit: gitCommit(), machine },
     versions: { node: process.version, ...packageVersions(), ...result.versions },
+    environment: { GLIBC_TUNABLES: process.env.GLIBC_TUNABLES ?? null },
     ...{ figures: result.figures, rows: result.rows, notes: result.notes, measurements: result.measurements },
   };
-  const folder = resultFolder(machine, result.folder, result.byMachine);
-  mkdirSync(folder, { recursive: true });
-  writeAside(join(folder, `${result.name}.json`), `${JSON.stringify(record, undefined, 2)}\n`);
-  writeAside(join(folder, `${result.name}.md`), markdown(record));
-  process.stderr.write(`written to ${join(folder, result.name)}.md and .json\n`);
+  const table = markdown(record);
+  if (result.isWhole ?? true) {
+    const folder = resultFolder(machine, result.folder, result.byMachine);
+    mkdirSync(folder, { recursive: true });
+    writeAside(join(folder, `${result.name}.json`), `${JSON.stringify(record, undefined, 2)}\n`);
+    writeAside(join(folder, `${result.name}.md`), table);
+    process.stderr.write(`written to ${join(folder, result.name)}.md and .json\n`);
+  } else process.stderr.write(`${table}\nnot recorded: a record is of all parts\n`);
   process.stdout.write(`${JSON.stringify(result.figures)}\n`);
 }
 
@@ -53,20 +58,15 @@ function resultFolder(machine: Machine, folder = 'benchmarks', byMachine = true)
   return join(repository, 'results', folder, tiny ? 'tiny' : byMachine ? machineName(machine) : '');
 }
 
-/** The figures, rows and measurements that the last run of a benchmark left; undefined where there are none, or of another machine. */
-export function lastBenchmark(name: string) {
-  const machine = describeMachine();
-  const path = join(resultFolder(machine), `${name}.json`);
+/** The measurements that the last run of a benchmark on this kind of machine left; undefined where there are none. */
+export function lastMeasurements(name: string): Record<string, unknown> | undefined {
+  const path = join(resultFolder(describeMachine()), `${name}.json`);
   if (!existsSync(path)) return undefined;
-  const record = JSON.parse(readFileSync(path, 'utf8')) as Pick<BenchmarkResult, 'rows'> & {
-    machine: unknown;
-    figures: Record<string, unknown>;
-    measurements: Record<string, unknown>;
-  };
-  return isDeepStrictEqual(record.machine, JSON.parse(JSON.stringify(machine))) ? record : undefined;
+  return (JSON.parse(readFileSync(path, 'utf8')) as { measurements: Record<string, unknown> }).measurements;
 }
 
-type Record_ = Pick<BenchmarkResult, 'title' | 'rows' | 'notes' | 'seed'> & {
+/** What the Markdown shows. */
+type Shown = Pick<BenchmarkResult, 'title' | 'rows' | 'notes' | 'seed'> & {
   command: string;
   date: string;
   commit: string | null;
@@ -74,7 +74,7 @@ type Record_ = Pick<BenchmarkResult, 'title' | 'rows' | 'notes' | 'seed'> & {
   versions: Readonly<Record<string, string>>;
 };
 
-function markdown({ title, rows, notes, command, seed, date, commit, machine, versions }: Record_): string {
+function markdown({ title, rows, notes, command, seed, date, commit, machine, versions }: Shown): string {
   const heading = Object.keys(rows[0]);
   const { cpu, cores, memoryBytes, gpu } = machine;
   return [

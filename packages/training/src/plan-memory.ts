@@ -44,12 +44,12 @@ export interface PlannedMemory extends MemoryPlan {
 
 /**
  * What steps take beside TensorFlow's pool of `pooled` bytes: pages of the library's code, and malloc's and V8's memory (operands that products
- * pack, threads' arenas, what compiling leaves, arrays not collected yet). Not counted one by one: 100 MB and a seventeenth of the pool, at most
- * 250 MB, of which up to 55 MB are code, is within 5% of the peak of runs of models of 7M to 8B parameters, on 2 cores, where the same run
- * differs by 20 to 30 MB from time to time.
+ * pack, threads' arenas, what compiling leaves, arrays not collected yet). Not counted one by one: 85 MB, 15 more where weights of 16 bits are
+ * cast, and a seventeenth of the pool, at most 250 MB, of which up to 55 MB are code, is within 3% of the peak of runs of models of 7M to 8B
+ * parameters, on 2 cores, where the same run differs by 20 to 30 MB from time to time.
  */
-function besidePool(pooled: number): { code: number; heap: number } {
-  const all = Math.min(100e6 + pooled / 17, 250e6);
+function besidePool(pooled: number, areCast: boolean): { code: number; heap: number } {
+  const all = Math.min((areCast ? 100e6 : 85e6) + pooled / 17, 250e6);
   const code = 55e6;
   return { code, heap: all - code };
 }
@@ -71,11 +71,12 @@ export function planMemory(input: MemoryPlanInput): Promise<PlannedMemory> {
     const streamed = (some: Iterable<Parameter>) => bytesOf([...some].filter(({ isStreamed }) => isStreamed));
     const aStage = Math.max(...model.stages.map((stage) => streamed(stage.parameters.values())));
     const dropped = streamed(all) - aStage;
+    const areCast = all.some(({ storageDtype }) => storageDtype !== 'float32');
     optimizer.dispose();
     model.dispose();
     const { parameterBytes: parameters, gradientBytes: gradients } = done;
     const { stateBytes: optimizerStates, activationBytes: activations } = done;
-    const { code, heap } = besidePool(resident);
+    const { code, heap } = besidePool(resident, areCast);
     const anonymous = Math.round(resident + heap);
     const fileBacked = Math.round(Math.max((input.steps ? read : mapped) - dropped, aStage) + code);
     const peak = input.baseBytes + anonymous + fileBacked;
