@@ -1,5 +1,5 @@
 import { initTensorFlow } from '@blockwise/tensorflow';
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { command, filesOf, readRecord, scratch, small, words } from './command-run.test-support.ts';
@@ -248,6 +248,17 @@ describe('the options of a method', () => {
     expect(blocks!.blocks.flatMap(({ names }) => names).filter((name) => name.endsWith('.norm.weight'))).toEqual([]);
     optimizer.dispose();
     opened.model.dispose();
+  });
+
+  it('dataset_dir says what a name of its dataset_info.json is, and what its columns are called', async () => {
+    const folder = scratch('described');
+    mkdirSync(folder, { recursive: true });
+    const records = Array.from({ length: 12 }, (_, i) => ({ question: `What is ${i}?`, answer: `A number, ${i}.` }));
+    writeFileSync(join(folder, 'numbers.json'), JSON.stringify(records));
+    const info = { numbers: { file_name: 'numbers.json', columns: { prompt: 'question', response: 'answer' } } };
+    writeFileSync(join(folder, 'dataset_info.json'), JSON.stringify(info));
+    const { record } = await run(`--dataset_dir ${folder} --dataset numbers --val_size 2`);
+    expect(record.data).toMatchObject({ path: join(folder, 'numbers.json'), trainExamples: 10, validationExamples: 2 });
   });
 
   it('export_dir holds the model with the adapters merged, which answers as the adapters beside it do', async () => {

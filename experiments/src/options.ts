@@ -45,9 +45,9 @@ export const optionTable = {
   ),
   template: option(
     model,
-    choice(templateNames),
-    { default: 'default', embedded: 'alpaca', mayChange: true },
-    "How a conversation becomes text; tokenizer is the chat template of the model's own tokenizer.",
+    orNull(choice(templateNames)),
+    { default: null, embedded: 'alpaca', mayChange: true },
+    "How a conversation becomes text; tokenizer is the chat template of the model's own tokenizer, which is taken if none is named, or default where it has none.",
   ),
   bf16: option(
     model,
@@ -84,7 +84,13 @@ export const optionTable = {
     data,
     pathsOrNames,
     { default: 'embedded', mayChange: true },
-    'A .json, .jsonl or .parquet file, a folder of them, a hub id, a known name (alpaca_gpt4_en), several of these, or embedded.',
+    'A .json, .jsonl, .parquet or (stage pt) .txt file, a folder of them, a hub id, a known name (alpaca_gpt4_en), several of these, or embedded.',
+  ),
+  datasetDir: option(
+    data,
+    orNull(path),
+    { default: null, mayChange: true },
+    "A folder with LLaMA-Factory's dataset_info.json: names of dataset that it has mean what it says, with its columns and tags.",
   ),
   cutoffLen: option(
     data,
@@ -98,7 +104,12 @@ export const optionTable = {
     { default: null, unit: 'records', mayChange: true },
     'Use only so many records of each dataset, from its start.',
   ),
-  packing: option(data, flag, { default: false }, 'Fill each row with several examples; attention stays inside each.'),
+  packing: option(
+    data,
+    flag,
+    { default: false, aliases: ['neat_packing'] },
+    'Fill each row with several examples; attention stays inside each.',
+  ),
   groupByLength: option(
     data,
     flag,
@@ -251,7 +262,7 @@ export const optionTable = {
   valSize: option(
     evaluation,
     real({ min: 0 }),
-    { default: 0.05, unit: 'below 1 a share of the data, else examples', mayChange: true },
+    { default: 0, embedded: 0.05, unit: 'below 1 a share of the data, else examples', mayChange: true },
     'Part of the data held out for validation; 0 is none.',
   ),
   evaluationStrategy: option(

@@ -4,10 +4,11 @@ import {
   ignoreIndex,
   loadTemplate,
   loadTokenizer,
-  resolveDatasetPath,
+  resolveDataset,
   splitDataset,
   tokeniseDataset,
   type BatchSource,
+  type DatasetFiles,
   type Example,
   type Template,
   type Tokenizer,
@@ -43,21 +44,28 @@ export async function prepareData(
   note: (line: string) => void,
 ): Promise<PreparedData> {
   const tokenizer = loadTokenizer(modelFolder);
-  const template = loadTemplate(options.template, tokenizer);
+  const templateName = options.template ?? (tokenizer.chatTemplate === undefined ? 'default' : 'tokenizer');
+  const template = loadTemplate(templateName, tokenizer);
   const cacheDir = options.cacheDir ?? join(repository, 'datasets/cache');
-  const datasets: string[][] = [];
+  const where = {
+    ...hubOptions(options, note),
+    ...(options.datasetDir === null ? {} : { datasetDir: options.datasetDir }),
+  };
+  const datasets: DatasetFiles[] = [];
   for (const name of options.dataset.split(','))
-    datasets.push(name === 'embedded' ? [embedded.dataset] : await resolveDatasetPath(name, hubOptions(options, note)));
-  const files = datasets.flat();
+    datasets.push(name === 'embedded' ? { files: [embedded.dataset] } : await resolveDataset(name, where));
+  const files = datasets.flatMap(({ files }) => files);
   const set = await tokeniseDataset({
-    ...{ files: datasets, tokenizer, template: options.template, cutoffLen: options.cutoffLen, stage: options.stage },
+    ...{ files: datasets, tokenizer, template: templateName, cutoffLen: options.cutoffLen, stage: options.stage },
     ...{ cacheDir: join(cacheDir, 'tokenised'), overwriteCache: options.overwriteCache },
     ...(options.maxSamples === null ? {} : { maxSamples: options.maxSamples }),
   });
   const { examples } = set;
+  if (options.template === null) note(`template: ${templateName}`);
   note(
     `data: ${files.join(', ')}: ${examples.length} examples from ${set.records} records` +
       `${set.truncated > 0 ? `, ${set.truncated} cut to ${options.cutoffLen} tokens` : ''}` +
+      `${set.skipped > 0 ? `, ${set.skipped} left out: no answer, or turns that do not alternate${set.firstSkipped ? ` (the first: ${set.firstSkipped})` : ''}` : ''}` +
       `${set.dropped > 0 ? `, ${set.dropped} dropped: nothing to learn within ${options.cutoffLen} tokens` : ''}` +
       `${set.fromCache ? ' (tokenised before)' : ''}`,
   );
@@ -72,6 +80,7 @@ export async function prepareData(
     ...{ batchSize: options.perDeviceTrainBatchSize, padId, shuffle: true, seed: options.seed },
     ...{
       groupByLength: options.groupByLength,
+      gradientAccumulationSteps: options.gradientAccumulationSteps,
       packing: options.packing ? 'packed' : 'none',
       cutoffLen: options.cutoffLen,
     },

@@ -50,7 +50,7 @@ CONVERSATIONS = [
 ]
 TEXTS = ["Once upon a time there was a small robot.", "Sort 1, 2, 3.", "", "The waves come in, the waves go out. " * 3]
 CUTOFFS = [2048, 64, 33, 16]
-TEMPLATES = ["alpaca", "default", "empty", "llama2", "llama3", "vanilla"]
+TEMPLATES = ["alpaca", "default", "empty", "llama2", "llama2_zh", "llama3", "mistral", "vanilla", "vicuna", "zephyr"]
 
 
 def stub(name: str, **attributes) -> None:

@@ -161,7 +161,7 @@ describe('packed rows', () => {
 
 describe('grouping by length', () => {
   it('follows transformers: shuffled megabatches, longest first in each, the longest of all first', () => {
-    const epoch = { epoch: 2, seed: 9, batchSize: 4, shuffle: true, groupByLength: true };
+    const epoch = { epoch: 2, seed: 9, stepSize: 4, shuffle: true, groupByLength: true };
     const order = [...epochOrder(lengths, epoch)];
     // The definition, from the same shuffled order: min(103 / (4 x 4), 50) = 6 batches of 4 make a megabatch.
     const shuffled = [...epochOrder(lengths, { ...epoch, groupByLength: false })];
@@ -175,8 +175,18 @@ describe('grouping by length', () => {
     expect(lengths[order[0]!]).toBe(Math.max(...lengths));
   });
 
+  it('takes all batches of a step together', () => {
+    const orderOf = (more: Partial<BatchOptions>) => {
+      const source = createBatches(examples, { ...options, groupByLength: true, ...more });
+      return [...source.epochBatches(1)].flatMap(({ exampleIndices }) => exampleIndices);
+    };
+    const parts = orderOf({ batchSize: 2, gradientAccumulationSteps: 8 });
+    expect(parts).toEqual(orderOf({ batchSize: 16 }));
+    expect(parts).not.toEqual(orderOf({ batchSize: 2 }));
+  });
+
   it('without shuffling goes from the longest to the shortest', () => {
-    const order = epochOrder(lengths, { epoch: 0, seed: 0, batchSize: 4, shuffle: false, groupByLength: true });
+    const order = epochOrder(lengths, { epoch: 0, seed: 0, stepSize: 4, shuffle: false, groupByLength: true });
     expect([...order].map((i) => lengths[i])).toEqual([...lengths].sort((a, b) => b - a));
   });
 

@@ -45,6 +45,8 @@ export interface BatchOptions {
   seed?: number;
   /** Put examples of like length together (transformers' `group_by_length`). Default false. */
   groupByLength?: boolean;
+  /** Batches whose gradients make one step: with groupByLength they are of like length too. Default 1. */
+  gradientAccumulationSteps?: number;
   /** `packed`: several examples share a row of `cutoffLen`, each seeing itself alone. Default `none`. */
   packing?: 'none' | 'packed';
   /** The longest row. Default: the longest example. */
@@ -79,6 +81,7 @@ export interface BatchSource {
 export function createBatches(examples: readonly Example[], options: BatchOptions): BatchSource {
   checkOptions(examples, options);
   const { batchSize, seed = 0, groupByLength = false, dropLast = false } = options;
+  const stepSize = batchSize * (options.gradientAccumulationSteps ?? 1);
   const { rows, rowLengths, lengths } = planRows(examples, options);
   const batchesPerEpoch = dropLast ? Math.floor(rows.length / batchSize) : Math.ceil(rows.length / batchSize);
   if (batchesPerEpoch === 0) {
@@ -88,7 +91,7 @@ export function createBatches(examples: readonly Example[], options: BatchOption
   }
 
   const orderOf = (epoch: number): Int32Array =>
-    epochOrder(rowLengths, { epoch, seed, batchSize, shuffle: options.shuffle ?? false, groupByLength });
+    epochOrder(rowLengths, { epoch, seed, stepSize, shuffle: options.shuffle ?? false, groupByLength });
   const batchAt = (order: Int32Array, position: number): Batch => {
     const chosen = Array.from(order.subarray(position * batchSize, (position + 1) * batchSize));
     const longest = Math.max(...chosen.map((row) => rowLengths[row]!));

@@ -389,15 +389,15 @@ describe('resolveModelPath', () => {
 
 describe('resolveDatasetPath', () => {
   it('takes local files and folders, several separated by commas, in order', async () => {
-    for (const name of ['b.jsonl', 'a.json', 'c.parquet', 'notes.txt']) await writeFile(join(folder, name), '');
+    for (const name of ['b.jsonl', 'a.json', 'c.parquet', 'notes.md']) await writeFile(join(folder, name), '');
     const [a, b] = [join(folder, 'a.json'), join(folder, 'b.jsonl')];
     expect(await resolveDatasetPath(`${b}, ${a}`)).toEqual([b, a]);
     await mkdir(join(folder, 'set'));
     await writeFile(join(folder, 'set/train.json'), '');
     await writeFile(join(folder, 'set/test.json'), '');
     expect(await resolveDatasetPath(join(folder, 'set'))).toEqual([join(folder, 'set/train.json')]);
-    expect(await refusal(resolveDatasetPath(join(folder, 'notes.txt')))).toContain(
-      'not a .json, .jsonl or .parquet file',
+    expect(await refusal(resolveDatasetPath(join(folder, 'notes.md')))).toContain(
+      'not a .json, .jsonl, .parquet or .txt file',
     );
     expect(await refusal(resolveDatasetPath(`${a},,${b}`))).toContain('separated by commas');
     await mkdir(join(folder, 'empty'));

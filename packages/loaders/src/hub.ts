@@ -3,14 +3,16 @@ import { readdir, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { datasetNames, selectDataFiles, type NamedDataset } from './dataset-names.ts';
+import { describedDataset } from './dataset-info.ts';
 import type { HubOptions } from './hub-snapshot.ts';
 import { listFolder } from './list-folder.ts';
+import type { DatasetFiles } from './records.ts';
 
 /** Loaded where a name is the hub's: its package takes 10 MB. */
 const hub = () => import('./hub-snapshot.ts');
 
 const hubId = /^[A-Za-z0-9][\w.-]*(\/[A-Za-z0-9][\w.-]*)?$/;
-const dataFile = /\.(json|jsonl|parquet)$/;
+const dataFile = /\.(json|jsonl|parquet|txt)$/;
 
 /**
  * The folder of a model in Hugging Face layout: a local folder as it is, else the snapshot of a hub id (`org/name`) in the usual
@@ -41,8 +43,8 @@ export async function resolveModelPath(nameOrPath: string, options: HubOptions =
 }
 
 /**
- * The data files of one or several datasets, separated by commas as in LLaMA-Factory. Each is a local .json, .jsonl or .parquet
- * file, a folder of such files, a name of the BAdam readme or LLaMA-Factory ({@link datasetNames}), or a hub dataset id.
+ * The data files of one or several datasets, separated by commas as in LLaMA-Factory. Each is a local .json, .jsonl, .parquet
+ * or .txt file, a folder of such files, a name of the BAdam readme or LLaMA-Factory ({@link datasetNames}), or a hub dataset id.
  *
  * @returns absolute file paths, in the order of the names
  * @throws UserError for the names that are unknown (with near ones) or hold no data files; and what hubSnapshot throws
@@ -55,12 +57,26 @@ export async function resolveDatasetPath(names: string, options: HubOptions = {}
   return paths;
 }
 
+/**
+ * One dataset: as resolveDatasetPath(), or, where a folder's dataset_info.json (LLaMA-Factory's --dataset_dir) has the name, as that says.
+ * @throws UserError as resolveDatasetPath(), and for a dataset_info.json that is none or asks for what is not there
+ */
+export async function resolveDataset(
+  name: string,
+  { datasetDir, ...options }: HubOptions & { datasetDir?: string } = {},
+): Promise<DatasetFiles> {
+  const described = datasetDir === undefined ? undefined : describedDataset(datasetDir, name);
+  if (!described) return { files: await resolveOneDataset(name, options) };
+  const { source, layout } = described;
+  return { files: await ('path' in source ? resolveOneDataset(source.path, options) : hubFiles(name, source.hub, options)), layout }; // prettier-ignore
+}
+
 async function resolveOneDataset(name: string, options: HubOptions): Promise<string[]> {
   const path = localPath(name);
   const found = await kindOf(path);
   if (found === 'file') {
     if (dataFile.test(path)) return [path];
-    throw new UserError(`dataset '${name}': ${path} is not a .json, .jsonl or .parquet file`);
+    throw new UserError(`dataset '${name}': ${path} is not a .json, .jsonl, .parquet or .txt file`);
   }
   if (found === 'folder') {
     return needDataFiles(name, path, selectDataFiles(await listFolder(path))).map((file) => join(path, file));
@@ -68,11 +84,14 @@ async function resolveOneDataset(name: string, options: HubOptions): Promise<str
   if (looksLikePath(name) || dataFile.test(name)) {
     throw new UserError(
       `dataset '${name}': no file ${path}.${await nearPaths(path)} ` +
-        'Expected a .json, .jsonl or .parquet file, a folder of them, a known name, or a hub dataset id.',
+        'Expected a .json, .jsonl, .parquet or .txt file, a folder of them, a known name, or a hub dataset id.',
     );
   }
-  const named = Object.hasOwn(datasetNames, name) ? datasetNames[name] : hubDataset(name);
-  const repo = { type: 'dataset', name: named.repo, triedPath: path } as const;
+  return hubFiles(name, Object.hasOwn(datasetNames, name) ? datasetNames[name] : hubDataset(name), options, path);
+}
+
+async function hubFiles(name: string, named: NamedDataset, options: HubOptions, path?: string): Promise<string[]> {
+  const repo = { type: 'dataset', name: named.repo, ...(path === undefined ? {} : { triedPath: path }) } as const;
   const select = (paths: string[]) => needDataFiles(name, named.repo, selectDataFiles(paths, named));
   const { hubSnapshot } = await hub();
   const snapshot = await hubSnapshot(repo, select, options);

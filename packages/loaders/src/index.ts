@@ -3,12 +3,13 @@ export type { Batch, BatchOptions, BatchSource, BatchState } from './batches.ts'
 export { datasetNames } from './dataset-names.ts';
 export { ignoreIndex } from './examples.ts';
 export type { Example } from './examples.ts';
-export { resolveDatasetPath, resolveModelPath } from './hub.ts';
+export { resolveDataset, resolveDatasetPath, resolveModelPath } from './hub.ts';
 export type { DownloadProgress, HubOptions } from './hub-snapshot.ts';
 export { createRandom, shuffle } from './random.ts';
 export type { Random } from './random.ts';
 export { readRecords } from './records.ts';
-export type { Conversation, Message, RecordSet, TextRecord } from './records.ts';
+export type { Conversation, DatasetFiles, DatasetSource, Message, RecordSet, TextRecord } from './records.ts';
+export type { RecordLayout } from './record-layout.ts';
 export { splitDataset } from './split.ts';
 export type { Split } from './split.ts';
 export type { StreamDecoder } from './stream-decoder.ts';

@@ -31,6 +31,7 @@ describe('readRecords normalises', () => {
     ]);
     expect(await readRecords(path)).toEqual({
       kind: 'conversations',
+      skipped: { count: 0 },
       records: [
         {
           messages: [
@@ -113,8 +114,42 @@ describe('readRecords normalises', () => {
     ]);
   });
 
+  it('what can be used of a dataset, and counts what LLaMA-Factory too leaves out of it', async () => {
+    const [human, gpt] = [
+      { from: 'human', value: 'x' },
+      { from: 'gpt', value: 'y' },
+    ];
+    const turns = [[human, gpt], [human], [], [gpt, human, gpt], [human, human, gpt], [human, gpt, human, gpt]];
+    const path = write('shared.json', turns.map((conversations) => ({ conversations }))); // prettier-ignore
+    const { records, skipped } = await readRecords(path);
+    expect(records.map((record) => 'messages' in record && record.messages.length)).toEqual([2, 4]);
+    expect(skipped.count).toBe(4);
+    expect(skipped.first).toMatch(/shared\.json: record 1, field "conversations": found a user's turn at the end/);
+    const alpaca = write(
+      'alpaca.jsonl',
+      lines({ instruction: 'a', output: null }, { instruction: null, input: 'b', output: 'c' }, { instruction: 'd' }),
+    );
+    expect(await readRecords(alpaca)).toMatchObject({
+      records: [{ messages: [{ content: 'b' }, { content: 'c' }] }],
+      skipped: { count: 2 },
+    });
+    expect((await readRecords([alpaca, path])).skipped.count).toBe(6);
+  });
+
+  it('answers that are empty beside others that are not', async () => {
+    const history = [['One', '1']];
+    expect((await readRecords(write('h.json', [{ instruction: 'x', output: '', history }]))).records).toHaveLength(1);
+  });
+
+  it('line separators inside of JSON lines, which end no line', async () => {
+    const text = 'one\u2028two\u2029three';
+    for (const name of ['s.jsonl', 's.json'])
+      expect((await readRecords(write(name, `{"text":"${text}"}\n{"text":"x"}\n`))).records).toEqual([{ text }, { text: 'x' }]); // prettier-ignore
+    expect((await readRecords(write('s.txt', `${text}\r\nx`))).records).toEqual([{ text }, { text: 'x' }]);
+  });
+
   it('texts, from JSON lines (also under .json, with a byte order mark and blank lines) and from .txt', async () => {
-    const expected = { kind: 'texts', records: [{ text: 'one' }, { text: 'two' }] };
+    const expected = { kind: 'texts', skipped: { count: 0 }, records: [{ text: 'one' }, { text: 'two' }] };
     expect(await readRecords(write('t.jsonl', '\uFEFF{"text":"one"}\r\n\r\n{"text":"two"}'))).toEqual(expected);
     expect(await readRecords(write('t.json', lines({ text: 'one' }, { text: 'two' })))).toEqual(expected);
     expect(await readRecords(write('t.json', `\n \n${lines({ text: 'one' }, { text: 'two' })}`))).toEqual(expected);
@@ -180,11 +215,11 @@ describe('readRecords refuses, naming file, record, field and remedy', () => {
     return error!.message.slice(path.length + 2);
   };
 
-  it('records without a label, the first ten of them and a count', async () => {
-    const prompts = Array.from({ length: 12 }, () => ({ instruction: 'x', input: '' }));
+  it('records of the wrong shape, the first ten of them and a count', async () => {
+    const prompts = Array.from({ length: 12 }, () => ({ instruction: 'x', input: '', output: 3 }));
     const message = await refusal('p.json', [{ instruction: 'x', output: 'y' }, ...prompts]);
     expect(message).toContain('12 of 13 records cannot be used (Alpaca: "instruction", "output"');
-    expect(message).toContain('  record 1, field "output": found nothing; expected a string: the answer to learn\n');
+    expect(message).toContain('  record 1, field "output": found number 3; expected a string: the answer to learn\n');
     expect(message).toContain('record 10,');
     expect(message).not.toContain('record 11,');
     expect(message).toMatch(/\n {2}\.\.\. and 2 more\nMend or remove these records\.$/);

@@ -1,7 +1,7 @@
 import { UserError } from '@blockwise/errors';
+import { inStandardNames, type RecordLayout } from './record-layout.ts';
 import { createReadStream, existsSync, readFileSync, statSync } from 'node:fs';
 import { extname } from 'node:path';
-import { createInterface } from 'node:readline';
 import { asyncBufferFromFile, parquetReadObjects } from 'hyparquet';
 import { compressors } from 'hyparquet-compressors';
 
@@ -21,11 +21,33 @@ export interface TextRecord {
   text: string;
 }
 
+/** The files of one dataset, and what its fields are called where that is not as usual. */
+export interface DatasetFiles {
+  files: readonly string[];
+  layout?: RecordLayout;
+}
+
+/** A dataset: a file, the files that it consists of, or both with its layout. */
+export type DatasetSource = string | readonly string[] | DatasetFiles;
+
+/** A dataset's files and layout. */
+export const filesOf = (source: DatasetSource): DatasetFiles =>
+  typeof source === 'object' && 'files' in source ? source : { files: [source].flat() };
+
+/** Records that were left out: how many, and what was the matter with the first. */
+export interface Skipped {
+  count: number;
+  first?: string;
+}
+
 /** The records of a dataset, all of one kind. */
-export type RecordSet = { kind: 'conversations'; records: Conversation[] } | { kind: 'texts'; records: TextRecord[] };
+export type RecordSet =
+  | { kind: 'conversations'; records: Conversation[]; skipped: Skipped }
+  | { kind: 'texts'; records: TextRecord[]; skipped: Skipped };
 
 type JsonRecord = Record<string, unknown>;
-type Problem = { field: string; found: string; expected: string };
+/** What makes a record unusable; `skip`: it is left out, as LLaMA-Factory does, and the others are used. */
+type Problem = { field: string; found: string; expected: string; skip?: true };
 type Normalise<T> = (record: JsonRecord) => T | Problem;
 
 const shapes = {
@@ -41,22 +63,25 @@ const listedProblems = 10;
  * (instruction, input, output, system, history), ShareGPT (conversations of from/value, or messages of role/content)
  * or plain text. Files: .json (an array, or one object a line), .jsonl, .parquet, and .txt with one text a line. As
  * in LLaMA-Factory (src/llamafactory/data/converter.py, commit ff6d4d1) `input` follows `instruction` after a line
- * break, and `tools` are ignored.
- * @param paths a list among them is the files of one dataset
+ * break, `tools` are ignored, and conversations that have no answer, or whose turns
+ * do not alternate, are left out.
+ * @param paths a list among them is the files of one dataset; with a layout its fields have the names that this says
  * @param options.maxRecords take only so many records of each dataset, from its start; the rest is not looked at
- * @throws UserError naming the file, and the first ten unusable records with field, finding and expectation.
+ * @throws UserError naming the file, and the first ten unusable records with field, finding and expectation: where some are broken otherwise,
+ *   or none is left
  */
 export async function readRecords(
-  paths: string | readonly (string | readonly string[])[],
+  paths: string | readonly DatasetSource[],
   options: { maxRecords?: number } = {},
 ): Promise<RecordSet> {
   const sets: RecordSet[] = [];
   const files: string[] = [];
-  for (const dataset of typeof paths === 'string' ? [paths] : paths) {
+  for (const { files: own, layout } of (typeof paths === 'string' ? [paths] : paths).map(filesOf)) {
     let left = options.maxRecords ?? Infinity;
-    for (const path of [dataset].flat()) {
+    for (const path of own) {
       if (left === 0) break;
-      const records = (await readFile(path)).slice(0, left);
+      const read = (await readFile(path)).slice(0, left);
+      const records = layout ? read.map((record) => inStandardNames(layout, record)) : read;
       left -= records.length;
       files.push(path);
       sets.push(normaliseFile(path, records));
@@ -71,6 +96,8 @@ export async function readRecords(
       );
     }
     for (const record of set.records) (first.records as unknown[]).push(record);
+    first.skipped.count += set.skipped.count;
+    first.skipped.first ??= set.skipped.first;
   }
   return first;
 }
@@ -105,7 +132,7 @@ function readJson(path: string): Promise<unknown[]> | unknown[] {
     .trimStart();
   if (text === '') return [];
   // Many .json files on the hub hold one object a line.
-  if (/^\{.*\}\s*(\n|$)/.test(text)) return readJsonLines(path);
+  if (/^\{[^\n]*\}\s*(\n|$)/.test(text)) return readJsonLines(path);
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -116,14 +143,22 @@ function readJson(path: string): Promise<unknown[]> | unknown[] {
   return value;
 }
 
+/** Lines end with a line feed alone: readline also ends them at U+2028, which JSON strings may hold. */
 async function readLines(path: string): Promise<{ line: string; number: number }[]> {
   const lines: { line: string; number: number }[] = [];
   let number = 0;
-  for await (const text of createInterface({ input: createReadStream(path, 'utf8'), crlfDelay: Infinity })) {
+  const add = (text: string) => {
     number += 1;
-    const line = number === 1 ? text.replace(/^\uFEFF/, '') : text;
+    const line = (number === 1 ? text.replace(/^\uFEFF/, '') : text).replace(/\r$/, '');
     if (line.trim() !== '') lines.push({ line, number });
+  };
+  let rest = '';
+  for await (const chunk of createReadStream(path, 'utf8')) {
+    const parts = (rest + (chunk as string)).split('\n');
+    rest = parts.pop()!;
+    parts.forEach(add);
   }
+  add(rest);
   return lines;
 }
 
@@ -152,11 +187,10 @@ function normaliseFile(path: string, records: unknown[]): RecordSet {
   if (records.length === 0) throw new UserError(`${path}: the dataset is empty; expected at least one record.`);
   const known = isObject(first) ? Object.keys(first) : [];
   if (known.includes('conversations') || known.includes('messages'))
-    return { kind: 'conversations', records: normaliseAll(path, records, normaliseShareGpt, shapes.conversations) };
+    return { kind: 'conversations', ...normaliseAll(path, records, normaliseShareGpt, shapes.conversations) };
   if (known.includes('instruction') || known.includes('output'))
-    return { kind: 'conversations', records: normaliseAll(path, records, normaliseAlpaca, shapes.alpaca) };
-  if (known.includes('text'))
-    return { kind: 'texts', records: normaliseAll(path, records, normaliseText, shapes.text) };
+    return { kind: 'conversations', ...normaliseAll(path, records, normaliseAlpaca, shapes.alpaca) };
+  if (known.includes('text')) return { kind: 'texts', ...normaliseAll(path, records, normaliseText, shapes.text) };
   const found = isObject(first)
     ? `the fields ${known.map((key) => `"${key}"`).join(', ') || '(none)'}`
     : describe(first);
@@ -173,39 +207,49 @@ function normaliseAll<T extends Conversation | TextRecord>(
   records: unknown[],
   normalise: Normalise<T>,
   shape: string,
-): T[] {
+): { records: T[]; skipped: Skipped } {
   const usable: T[] = [];
   const problems: string[] = [];
+  const skips: string[] = [];
   for (const [index, record] of records.entries()) {
     const result = isObject(record) ? normalise(record) : problem('(record)', record, 'an object');
     if (!('expected' in result)) usable.push(result);
-    else
-      problems.push(`  record ${index}, field "${result.field}": found ${result.found}; expected ${result.expected}`);
+    else (result.skip ? skips : problems).push(`record ${index}, field "${result.field}": found ${result.found}; expected ${result.expected}`); // prettier-ignore
   }
-  if (problems.length > 0) {
-    const rest = problems.length - listedProblems;
+  const told = usable.length > 0 ? problems : [...problems, ...skips];
+  if (told.length > 0) {
+    const rest = told.length - listedProblems;
     throw new UserError(
-      `${path}: ${problems.length} of ${records.length} records cannot be used (${shape}):\n` +
-        `${problems.slice(0, listedProblems).join('\n')}${rest > 0 ? `\n  ... and ${rest} more` : ''}\n` +
+      [
+        `${path}: ${told.length} of ${records.length} records cannot be used (${shape}):`,
+        ...told.slice(0, listedProblems).map((line) => `  ${line}`),
+        ...(rest > 0 ? [`  ... and ${rest} more`] : []),
         'Mend or remove these records.',
+      ].join('\n'),
     );
   }
-  const lastTexts = usable.map((record) => ('text' in record ? record.text : record.messages.at(-1)!.content));
-  if (lastTexts.every((text) => text.trim() === '')) {
+  if (usable.flatMap(textsToLearn).every((text) => text.trim() === '')) {
     throw new UserError(
       `${path}: all ${records.length} records have an empty text to learn (records 0 to ${records.length - 1}); ` +
         'expected answers in "output" or in the assistant\'s turns. Is this a file of prompts only?',
     );
   }
-  return usable;
+  return { records: usable, skipped: { count: skips.length, ...(skips[0] && { first: `${path}: ${skips[0]}` }) } };
+}
+
+function textsToLearn(record: Conversation | TextRecord): string[] {
+  if ('text' in record) return [record.text];
+  return record.messages.filter(({ role }) => role === 'assistant').map(({ content }) => content);
 }
 
 /** `input` joins `instruction` by a line break; `history` is a list of [prompt, answer] that came before. */
 function normaliseAlpaca(record: JsonRecord): Conversation | Problem {
   const { instruction, input, output, history } = record;
-  if (typeof instruction !== 'string') return problem('instruction', instruction, 'a string');
   if (input != null && typeof input !== 'string') return problem('input', input, 'a string');
-  if (typeof output !== 'string') return problem('output', output, 'a string: the answer to learn');
+  if (typeof instruction !== 'string' && !(instruction == null && input))
+    return problem('instruction', instruction, 'a string');
+  if (typeof output !== 'string')
+    return { ...problem('output', output, 'a string: the answer to learn'), ...(output == null ? skip : {}) };
   const messages: Message[] = [];
   if (history != null && !Array.isArray(history)) return problem('history', history, 'a list of [prompt, answer]');
   for (const [i, turn] of ((history ?? []) as unknown[]).entries()) {
@@ -249,17 +293,14 @@ function normaliseShareGpt(record: JsonRecord): Conversation | Problem {
     }
     const expected = messages.length % 2 === 0 ? 'user' : 'assistant';
     if (role !== expected) {
-      return problem(
-        `${at}.${roleKey}`,
-        turn[roleKey!],
-        `the ${expected}'s turn, for user and assistant must alternate`,
-      );
+      const wanted = `the ${expected}'s turn, for user and assistant must alternate`;
+      return { ...problem(`${at}.${roleKey}`, turn[roleKey!], wanted), ...skip };
     }
     messages.push({ role, content });
   }
   if (messages.at(-1)?.role !== 'assistant') {
     const found = messages.length === 0 ? 'no message' : "a user's turn at the end";
-    return { field, found, expected: "an assistant's turn at the end: the answer to learn" };
+    return { field, found, expected: "an assistant's turn at the end: the answer to learn", ...skip };
   }
   return withContext(messages, system);
 }
@@ -272,6 +313,8 @@ function withContext(messages: Message[], system: unknown): Conversation | Probl
   if (system != null && typeof system !== 'string') return problem('system', system, 'a string');
   return { ...(system ? { system } : {}), messages };
 }
+
+const skip = { skip: true } as const;
 
 function problem(field: string, value: unknown, expected: string): Problem {
   return { field, found: describe(value), expected };

@@ -141,7 +141,7 @@ describe('loadTemplate', () => {
   it('offers near matches and the list for an unknown name', () => {
     const tokenizer = loadTokenizer(goldenPath('byte-level'));
     expect(() => loadTemplate('lama2', tokenizer)).toThrow(
-      'template: unknown template "lama2". Did you mean llama2 or llama3? Known templates: alpaca, chat, default, empty, llama2, llama3, tokenizer, vanilla.',
+      'template: unknown template "lama2". Did you mean llama2 or llama2_zh or llama3? Known templates: alpaca, chat, default, empty, llama2, llama2_zh, llama3, mistral, tokenizer, vanilla, vicuna, zephyr.',
     );
     expect(() => loadTemplate('toString', tokenizer)).toThrow('unknown template "toString"');
   });

@@ -74,6 +74,13 @@ const formats: Record<string, Format> = {
     system: ['<<SYS>>\n{{content}}\n<</SYS>>\n\n'],
     systemInUser: true,
   },
+  llama2_zh: {
+    user: [bos, '[INST] {{content}} [/INST]'],
+    assistant: ['{{content}}', eos],
+    system: ['<<SYS>>\n{{content}}\n<</SYS>>\n\n'],
+    defaultSystem: 'You are a helpful assistant. 你是一个乐于助人的助手。',
+    systemInUser: true,
+  },
   llama3: {
     prefix: [bos],
     user: [
@@ -84,6 +91,26 @@ const formats: Record<string, Format> = {
     eos: '<|eot_id|>',
     textEnd: '<|end_of_text|>',
     stopWords: ['<|eom_id|>'],
+  },
+  mistral: {
+    prefix: [bos],
+    user: ['[INST] {{content}}[/INST]'],
+    assistant: [' {{content}}', eos],
+    system: ['{{content}}\n\n'],
+    systemInUser: true,
+  },
+  vicuna: {
+    user: ['USER: {{content}} ASSISTANT:'],
+    assistant: ['{{content}}', eos],
+    defaultSystem:
+      'A chat between a curious user and an artificial intelligence assistant. ' +
+      "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+  },
+  zephyr: {
+    user: ['<|user|>\n{{content}}', eos, '<|assistant|>\n'],
+    assistant: ['{{content}}', eos],
+    system: ['<|system|>\n{{content}}', eos],
+    defaultSystem: 'You are Zephyr, a helpful assistant.',
   },
   vanilla: { user: ['{{content}}'], assistant: ['{{content}}'], separator: ['\n'], finalEos: true },
 };
@@ -154,11 +181,10 @@ function formatTemplate(name: string, format: Format, tokenizer: Tokenizer): Tem
 
 /** The ids of the special tokens a format writes, all missing ones in one error. */
 function resolveTokens(name: string, format: Format, tokenizer: Tokenizer) {
-  const written = Object.values(format).flatMap((value) => (Array.isArray(value) ? value : []));
+  // In a format with an end token of its own they are tokens of the vocabulary, elsewhere text.
+  const written = format.eos ? Object.values(format).flatMap((value) => (Array.isArray(value) ? value : [])) : [];
   const markers = written.flatMap((slot) => (typeof slot === 'string' ? (slot.match(/<\|\w+\|>/g) ?? []) : []));
-  const needed = [...new Set([...markers, ...(format.eos ? [format.eos] : [])])].filter(
-    (token) => !format.stopWords?.includes(token),
-  );
+  const needed = [...new Set(markers)].filter((token) => !format.stopWords?.includes(token));
   const missing = needed.filter((token) => tokenizer.tokenId(token) === undefined);
   const endToken = format.eos === undefined ? tokenizer.eos?.id : tokenizer.tokenId(format.eos);
   if (endToken === undefined && format.eos === undefined) missing.push('an end token (eos_token)');

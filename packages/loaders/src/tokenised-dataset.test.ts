@@ -29,7 +29,7 @@ const cacheFiles = (): string[] => readdirSync(options.cacheDir);
 describe('tokeniseDataset', () => {
   it('masks prompts and trains answers, and counts what the cutoff took', async () => {
     const whole = await tokeniseDataset(options);
-    expect(whole).toMatchObject({ records: 3, dropped: 0, truncated: 0, cutTokens: 0, fromCache: false });
+    expect(whole).toMatchObject({ records: 3, skipped: 0, dropped: 0, truncated: 0, cutTokens: 0, fromCache: false });
     const trained = [...whole.examples[0]!.labels].filter((label) => label !== ignoreIndex);
     expect(tokenizer.decode(trained)).toBe('An answer of some length. <|end_of_text|>\n');
     const cut = await tokeniseDataset({ ...options, cutoffLen: 32 });

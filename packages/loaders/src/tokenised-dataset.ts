@@ -5,20 +5,19 @@ import { join } from 'node:path';
 import { readExamples, writeExamples } from './example-cache.ts';
 import { encodeConversation, encodeTexts, ignoreIndex } from './examples.ts';
 import type { Example } from './examples.ts';
-import { readRecords } from './records.ts';
-import type { RecordSet } from './records.ts';
+import { filesOf, readRecords, type DatasetSource, type RecordSet } from './records.ts';
 import { loadTemplate } from './templates.ts';
 import type { Template } from './templates.ts';
 import type { Tokenizer } from './tokenizer.ts';
 
 /** Part of the cache's key: raise it whenever the same inputs give other examples. */
-const version = 1;
+const version = 2;
 /** Records tokenised between two turns of the event loop. */
 const slice = 64;
 
 export interface TokeniseOptions {
-  /** Local files: .json, .jsonl, .parquet or .txt; a list among them is the files of one dataset. */
-  files: readonly (string | readonly string[])[];
+  /** Local datasets: .json, .jsonl, .parquet or .txt files. */
+  files: readonly DatasetSource[];
   tokenizer: Tokenizer;
   /** A template's name (see `templateNames`). */
   template: string;
@@ -38,6 +37,10 @@ export interface TokenisedDataset {
   examples: Example[];
   /** Records read. */
   records: number;
+  /** Conversations left out: see readRecords(). */
+  skipped: number;
+  /** What was the matter with the first of them; a cached dataset does not say. */
+  firstSkipped?: string;
   /** Examples dropped because the cutoff left no token to learn. */
   dropped: number;
   /** Examples that the cutoff shortened. */
@@ -69,10 +72,11 @@ export async function tokeniseDataset(options: TokeniseOptions): Promise<Tokenis
   const set = await readRecords(files, { maxRecords: options.maxSamples });
   const { examples, ...counts } = await tokenise(set, template, options);
   if (cacheFile !== undefined) writeExamples(cacheFile, { examples, counts });
-  return { examples, ...counts, fromCache: false };
+  const { first: firstSkipped } = set.skipped;
+  return { examples, ...counts, ...(firstSkipped && { firstSkipped }), fromCache: false };
 }
 
-type Counts = Omit<TokenisedDataset, 'examples' | 'fromCache'>;
+type Counts = Omit<TokenisedDataset, 'examples' | 'fromCache' | 'firstSkipped'>;
 
 async function tokenise(
   set: RecordSet,
@@ -80,7 +84,7 @@ async function tokenise(
   options: TokeniseOptions,
 ): Promise<Counts & { examples: Example[] }> {
   const { tokenizer, cutoffLen, stage = 'sft' } = options;
-  const files = options.files.flat();
+  const files = options.files.flatMap((source) => filesOf(source).files);
   const wanted = stage === 'pt' ? 'texts' : 'conversations';
   if (set.kind !== wanted) {
     const expected = stage === 'pt' ? 'records with a "text"' : 'instructions with answers (Alpaca or ShareGPT)';
@@ -95,7 +99,13 @@ async function tokenise(
     }
     return results;
   };
-  const counts: Counts = { records: set.records.length, dropped: 0, truncated: 0, cutTokens: 0 };
+  const counts: Counts = {
+    records: set.records.length,
+    skipped: set.skipped.count,
+    dropped: 0,
+    truncated: 0,
+    cutTokens: 0,
+  };
   if (set.kind === 'texts') {
     const texts = await each(set.records, ({ text }) => tokenizer.encode(text, { addSpecialTokens: false }));
     const { examples, cutTokens } = encodeTexts(tokenizer, template, texts, cutoffLen);
@@ -128,9 +138,10 @@ async function cacheKey(options: TokeniseOptions): Promise<string> {
   const { files, tokenizer, template, cutoffLen, stage = 'sft', maxSamples } = options;
   const key = createHash('sha256');
   key.update(JSON.stringify([version, tokenizer.fingerprint, template, cutoffLen, stage]));
-  if (maxSamples !== undefined)
-    key.update(JSON.stringify([maxSamples, files.map((dataset) => [dataset].flat().length)]));
-  for (const path of files.flat()) key.update(await fileDigest(path));
+  const datasets = files.map(filesOf);
+  if (maxSamples !== undefined) key.update(JSON.stringify([maxSamples, datasets.map(({ files }) => files.length)]));
+  if (datasets.some(({ layout }) => layout)) key.update(JSON.stringify(datasets.map(({ layout }) => layout ?? null)));
+  for (const path of datasets.flatMap(({ files }) => files)) key.update(await fileDigest(path));
   return key.digest('hex');
 }
 

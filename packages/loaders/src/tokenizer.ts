@@ -72,7 +72,7 @@ export function loadTokenizer(folder: string): Tokenizer {
   const inner = construct(folder, json, config);
   const special = (field: string): SpecialToken | undefined => specialToken(folder, inner, config, field);
   const [bos, eos, unk] = [special('bos_token'), special('eos_token'), special('unk_token')];
-  const pad = special('pad_token') ?? eos;
+  const pad = special('pad_token');
   const cleanUp = config.clean_up_tokenization_spaces === true;
   const vocabSize = [...inner.get_vocab().values()].reduce((highest, id) => Math.max(highest, id), -1) + 1;
   const tokenizer: Tokenizer = {
@@ -80,9 +80,10 @@ export function loadTokenizer(folder: string): Tokenizer {
     vocabSize,
     bos,
     eos,
-    pad,
+    pad: pad ?? eos,
     unk,
-    addBosToken: config.add_bos_token === true,
+    // As transformers: a setting of Llama's own class, and there on by default.
+    addBosToken: /^(Code)?LlamaTokenizer/.test(String(config.tokenizer_class)) && config.add_bos_token !== false,
     chatTemplate,
     fingerprint: hash.digest('hex'),
     encode: (text, { addSpecialTokens = true } = {}) =>
@@ -138,9 +139,9 @@ function chatRenderer(
   source: string | undefined,
   special: Record<'bos' | 'eos' | 'pad' | 'unk', SpecialToken | undefined>,
 ): Tokenizer['applyChatTemplate'] {
-  const tokens = Object.fromEntries(
-    Object.entries(special).map(([name, value]) => [`${name}_token`, value?.token ?? '']),
-  );
+  const known = Object.entries(special).flatMap(([name, value]) => (value ? [[`${name}_token`, value.token]] : []));
+  // Those that apply_chat_template always gives.
+  const context = { tools: null, documents: null, ...Object.fromEntries(known) };
   let jinja: JinjaTemplate | undefined;
   return (messages, { addGenerationPrompt = false } = {}) => {
     if (source === undefined) {
@@ -148,7 +149,7 @@ function chatRenderer(
     }
     try {
       jinja ??= new JinjaTemplate(source);
-      return jinja.render({ messages, add_generation_prompt: addGenerationPrompt, ...tokens });
+      return jinja.render({ messages, add_generation_prompt: addGenerationPrompt, ...context });
     } catch (error) {
       throw new UserError(`${folder}: the tokenizer's chat template failed: ${(error as Error).message}`);
     }
