@@ -33,7 +33,7 @@ import { planRun, stepOptions } from './plan-run.ts';
 import { prepareData, promptOf, type PreparedData } from './prepare-data.ts';
 import { createProgress, type Progress } from './progress.ts';
 import { finishedRecord, openRecord, stepEntry, validationEntry } from './record.ts';
-import { saveStopTokens } from './stop-tokens.ts';
+import { saveChat } from './save-chat.ts';
 import { openTensorBoard } from './tensorboard.ts';
 
 /** What a caller may watch and steer. */
@@ -204,13 +204,13 @@ async function run(
   const trained = options.doTrain && !result.interrupted;
   if (trained) {
     await opened.save(join(outputDir, 'model'));
-    saveStopTokens(join(outputDir, 'model'), data.template.stopTokenIds);
+    saveChat(join(outputDir, 'model'), data.template);
   }
   const after = result.interrupted ? [] : await answerInTurn(answer, prompts, signal);
   // Last: it uses the model up.
   if (trained && options.exportDir !== null) {
     await opened.export?.(options.exportDir);
-    saveStopTokens(options.exportDir, data.template.stopTokenIds);
+    saveChat(options.exportDir, data.template);
   }
   const seconds = (performance.now() - begin) / 1000;
   const finished = finishedRecord(ongoing.record, {

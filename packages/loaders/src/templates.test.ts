@@ -1,4 +1,5 @@
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { Template as JinjaTemplate } from '@huggingface/jinja';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -6,7 +7,7 @@ import { encodeConversation, encodeTexts, ignoreIndex } from './examples.ts';
 import type { Conversation } from './records.ts';
 import { loadTemplate, templateNames } from './templates.ts';
 import { goldenPath, hasShared, readGolden, sharedData } from './test-data.ts';
-import { loadTokenizer } from './tokenizer.ts';
+import { loadTokenizer, type Tokenizer } from './tokenizer.ts';
 
 interface Golden {
   conversations: Conversation[];
@@ -135,6 +136,32 @@ describe("the tokenizer's own chat template", () => {
       /has no chat template in tokenizer_config\.json; name a template instead/,
     );
   });
+});
+
+describe('the chat template of a template', () => {
+  for (const { tokenizer: name, template: templateName, prompts } of golden.cases) {
+    const present = name === 'byte-level' || hasShared('models/llama2_tokenizer');
+    it.skipIf(!present)(`${templateName} with the ${name} tokenizer renders what is trained on`, () => {
+      const tokenizer = loadTokenizer(folders[name]!);
+      const { chatTemplate, encodeTurns } = loadTemplate(templateName, tokenizer);
+      const { eos, bos } = tokenizer;
+      const tokens = { ...(bos && { bos_token: bos.token }), ...(eos && { eos_token: eos.token }) };
+      const render = (messages: object[]) => new JinjaTemplate(chatTemplate!).render({ messages, ...tokens });
+      for (const [i, conversation] of conversations.entries()) {
+        const { messages, system } = conversation;
+        const all = system ? [{ role: 'system', content: system }, ...messages] : messages;
+        const turns = encodeTurns(conversation).flatMap(({ source, target }) => [...source, ...target]);
+        expect(sameText(tokenizer, render(all), turns)).toBe(true);
+        expect(sameText(tokenizer, render(all.slice(0, -1)), prompts[i]!)).toBe(true);
+      }
+    });
+  }
+
+  /** Ids of parts that were encoded one by one decode to the text but for spaces that SentencePiece puts before each part. */
+  function sameText(tokenizer: Tokenizer, text: string, ids: readonly number[]): boolean {
+    const bare = (some: string) => some.replaceAll(' ', '');
+    return bare(tokenizer.decode(tokenizer.encode(text, { addSpecialTokens: false }))) === bare(tokenizer.decode(ids));
+  }
 });
 
 describe('loadTemplate', () => {

@@ -21,6 +21,10 @@ export interface Template {
   readonly textEnd: number;
   /** The ids that end an answer in generation. */
   readonly stopTokenIds: readonly number[];
+  /** Jinja source that renders conversations so, for tokenizer_config.json; undefined where the tokenizer's own is the template. */
+  readonly chatTemplate?: string;
+  /** Whether that takes the place of a chat template which the tokenizer has (LLaMA-Factory's replace_jinja_template). */
+  readonly replacesChatTemplate?: boolean;
   /** The turns of a conversation whose messages alternate user, assistant and end with an assistant's. */
   encodeTurns(conversation: Conversation): EncodedTurn[];
   /** The prompt for the next answer to a conversation whose messages alternate and end with a user's. */
@@ -49,6 +53,8 @@ interface Format {
   /** Ends a text in pretraining where it is not the tokenizer's end token. */
   textEnd?: string;
   stopWords?: string[];
+  /** See Template. */
+  replacesChatTemplate?: true;
 }
 
 /**
@@ -61,11 +67,13 @@ const formats: Record<string, Format> = {
     assistant: ['{{content}}', eos, '\n\n'],
     defaultSystem:
       'Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n',
+    replacesChatTemplate: true,
   },
   default: {
     user: ['Human: {{content}}', eos, '\nAssistant:'],
     assistant: ['{{content}}', eos, '\n'],
     system: ['System: {{content}}', eos, '\n'],
+    replacesChatTemplate: true,
   },
   empty: { user: ['{{content}}'], assistant: ['{{content}}'] },
   llama2: {
@@ -105,6 +113,7 @@ const formats: Record<string, Format> = {
     defaultSystem:
       'A chat between a curious user and an artificial intelligence assistant. ' +
       "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+    replacesChatTemplate: true,
   },
   zephyr: {
     user: ['<|user|>\n{{content}}', eos, '<|assistant|>\n'],
@@ -168,6 +177,8 @@ function formatTemplate(name: string, format: Format, tokenizer: Tokenizer): Tem
     finalToken: format.finalEos ? ids.eos : undefined,
     textEnd: ids.textEnd,
     stopTokenIds: ids.stop,
+    chatTemplate: jinjaOf(format, tokenizer),
+    replacesChatTemplate: format.replacesChatTemplate ?? false,
     encodeTurns: (conversation) => {
       const encoded = encodeMessages(conversation);
       return Array.from({ length: encoded.length / 2 }, (_, turn) => ({
@@ -201,4 +212,36 @@ function resolveTokens(name: string, format: Format, tokenizer: Tokenizer) {
     textEnd: (format.textEnd === undefined ? tokenizer.eos?.id : tokenizer.tokenId(format.textEnd)) ?? endToken!,
     stop: [...new Set([endToken!, ...stopWords.filter((id) => id !== undefined)])],
   };
+}
+
+/** A format as a chat template: a prompt needs no more for being asked on, since a user's message ends where the answer begins. */
+function jinjaOf(format: Format, tokenizer: Tokenizer): string {
+  const end = format.eos ?? tokenizer.eos?.token ?? '';
+  /** A Jinja expression for slots around the value of another. */
+  const text = (slots: readonly Slot[], content: string): string => {
+    const parts = slots.flatMap((slot) => {
+      if (slot === eos) return [JSON.stringify(end)];
+      if (slot === bos) return tokenizer.bos ? ['bos_token'] : [];
+      const [before, after] = (slot as string).split('{{content}}');
+      return [before, after].flatMap((around, i) => [
+        ...(i === 1 && after !== undefined ? [content] : []),
+        ...(around ? [JSON.stringify(around)] : []),
+      ]);
+    });
+    return parts.join(' + ');
+  };
+  const put = (expression: string) => (expression === '' ? '' : `{{ ${expression} }}`);
+  const system = text(format.system ?? ['{{content}}'], 'system');
+  const asked = format.systemInUser
+    ? `{% if loop.first and system %}{% set asked = ${system} + message['content'] %}{% else %}{% set asked = message['content'] %}{% endif %}`
+    : "{% set asked = message['content'] %}";
+  const between = format.separator ? `{% if not loop.first %}${put(text(format.separator, ''))}{% endif %}` : '';
+  return [
+    "{% if messages and messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% set turns = messages[1:] %}",
+    `{% else %}{% set system = ${JSON.stringify(format.defaultSystem ?? '')} %}{% set turns = messages %}{% endif %}`,
+    put(text(format.prefix ?? [], '')),
+    format.systemInUser ? '' : `{% if system %}${put(system)}{% endif %}`,
+    `{% for message in turns %}{% if message['role'] == 'user' %}${between}${asked}${put(text(format.user, 'asked'))}`,
+    `{% elif message['role'] == 'assistant' %}${put(text(format.assistant, "message['content']"))}{% endif %}{% endfor %}`,
+  ].join('');
 }
