@@ -172,11 +172,12 @@ describe('data that cannot be used', () => {
         ]),
       ),
     ));
-  it('without labels in some records: names record and field', () =>
-    expectRefused(
-      /record 1, field "output": found nothing/,
-      ...dataset('labels.json', JSON.stringify([{ instruction: 'a', output: 'b' }, { instruction: 'b' }])),
-    ));
+  it.each([
+    ['without labels', 'found nothing', [{ instruction: 'a' }, { instruction: 'b' }]],
+    ['with labels of the wrong type in some records', 'found number 3', [{ instruction: 'a', output: 'b' }, { instruction: 'b', output: 3 }]], // prettier-ignore
+  ])('%s: names record and field', (_, found, records) =>
+    expectRefused(new RegExp(`record 1, field "output": ${found}`), ...dataset('labels.json', JSON.stringify(records))),
+  );
   it('of another shape', () =>
     expectRefused(/no known shape/, ...dataset('shape.json', '[{"question":"a","answer":"b"}]')));
   it('of which validation would take all', () =>

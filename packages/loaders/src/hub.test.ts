@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { resolveDatasetPath, resolveModelPath } from './hub.ts';
+import { resolveDataset, resolveModelPath } from './hub.ts';
 import type { DownloadProgress } from './hub-snapshot.ts';
 
 /** A stand-in for the hub: the endpoints, headers and checksums of the real one, and the faults that the tests ask for. */
@@ -387,21 +387,21 @@ describe('resolveModelPath', () => {
   });
 });
 
-describe('resolveDatasetPath', () => {
-  it('takes local files and folders, several separated by commas, in order', async () => {
+/** The files alone. */
+const filesOf = async (name: string) => (await resolveDataset(name)).files;
+
+describe('resolveDataset', () => {
+  it('takes local files and folders', async () => {
     for (const name of ['b.jsonl', 'a.json', 'c.parquet', 'notes.md']) await writeFile(join(folder, name), '');
-    const [a, b] = [join(folder, 'a.json'), join(folder, 'b.jsonl')];
-    expect(await resolveDatasetPath(`${b}, ${a}`)).toEqual([b, a]);
+    for (const name of ['a.json', 'b.jsonl', 'c.parquet'])
+      expect(await filesOf(join(folder, name))).toEqual([join(folder, name)]);
     await mkdir(join(folder, 'set'));
     await writeFile(join(folder, 'set/train.json'), '');
     await writeFile(join(folder, 'set/test.json'), '');
-    expect(await resolveDatasetPath(join(folder, 'set'))).toEqual([join(folder, 'set/train.json')]);
-    expect(await refusal(resolveDatasetPath(join(folder, 'notes.md')))).toContain(
-      'not a .json, .jsonl, .parquet or .txt file',
-    );
-    expect(await refusal(resolveDatasetPath(`${a},,${b}`))).toContain('separated by commas');
+    expect(await filesOf(join(folder, 'set'))).toEqual([join(folder, 'set/train.json')]);
+    expect(await refusal(filesOf(join(folder, 'notes.md')))).toContain('not a .json, .jsonl, .parquet or .txt file');
     await mkdir(join(folder, 'empty'));
-    expect(await refusal(resolveDatasetPath(join(folder, 'empty')))).toContain('holds no .json, .jsonl or .parquet');
+    expect(await refusal(filesOf(join(folder, 'empty')))).toContain('holds no .json, .jsonl or .parquet');
   });
 
   it("finds the readme's alpaca_gpt4_en on the hub", async () => {
@@ -415,7 +415,7 @@ describe('resolveDatasetPath', () => {
       ]),
     );
     const storage = join(folder, 'home/hub/datasets--llamafactory--alpaca_gpt4_en/snapshots', commit);
-    expect(await resolveDatasetPath('alpaca_gpt4_en')).toEqual([join(storage, 'alpaca_gpt4_data_en.json')]);
+    expect(await filesOf('alpaca_gpt4_en')).toEqual([join(storage, 'alpaca_gpt4_data_en.json')]);
     expect(hub.requests).toContain(
       `GET /datasets/llamafactory/alpaca_gpt4_en/resolve/${commit}/alpaca_gpt4_data_en.json`,
     );
@@ -430,39 +430,37 @@ describe('resolveDatasetPath', () => {
       'train.json',
     ];
     hub.repos.set('datasets/org/many', new Map(paths.map((path) => [path, shard(path)])));
-    const found = await resolveDatasetPath('org/many');
+    const found = await filesOf('org/many');
     expect(found.map((path) => path.split(commit)[1])).toEqual([`/${paths[0]}`, `/${paths[1]}`]);
     expect(await readFile(found[1], 'utf8')).toBe(paths[1]);
     // As where Python has fetched one of them.
     vi.stubEnv('HF_HUB_OFFLINE', '1');
-    expect(await resolveDatasetPath('org/many')).toEqual(found);
+    expect(await filesOf('org/many')).toEqual(found);
     await rm(found[0]);
-    expect(await refusal(resolveDatasetPath('org/many'))).toMatch(/'org\/many' .* is not, or not whole, in the cache/);
+    expect(await refusal(filesOf('org/many'))).toMatch(/'org\/many' .* is not, or not whole, in the cache/);
     vi.stubEnv('HF_HUB_OFFLINE', undefined);
     const demos = ['alpaca_en_demo.json', 'alpaca_zh_demo.json', 'dataset_info.json', 'identity.json'];
     hub.repos.set('datasets/llamafactory/demo_data', new Map(demos.map((path) => [path, shard(path)])));
-    expect((await resolveDatasetPath('alpaca_en_demo')).map((path) => path.split(commit)[1])).toEqual([
-      '/alpaca_en_demo.json',
-    ]);
+    expect((await filesOf('alpaca_en_demo')).map((path) => path.split(commit)[1])).toEqual(['/alpaca_en_demo.json']);
   });
 
   it('names near datasets for an unknown name, and the file that it looked for', async () => {
-    const message = await refusal(resolveDatasetPath('alpaca_gpt_en'));
+    const message = await refusal(filesOf('alpaca_gpt_en'));
     expect(message).toContain("dataset 'alpaca_gpt_en' is unknown");
     expect(message).toContain('Did you mean alpaca_gpt4_en or');
     expect(message).toContain(join(process.cwd(), 'alpaca_gpt_en'));
     await writeFile(join(folder, 'alpaca.json'), '');
-    const path = await refusal(resolveDatasetPath(join(folder, 'alpca.json')));
+    const path = await refusal(filesOf(join(folder, 'alpca.json')));
     expect(path).toContain(`no file ${join(folder, 'alpca.json')}`);
     expect(path).toContain(`Did you mean ${join(folder, 'alpaca.json')}?`);
     hub.repos.set('datasets/org/pictures', new Map([['a.png', Buffer.from('')]]));
-    expect(await refusal(resolveDatasetPath('org/pictures'))).toContain('org/pictures holds no .json');
-    expect(await refusal(resolveDatasetPath('no-such/dataset'))).toContain('(revision main) was not found');
+    expect(await refusal(filesOf('org/pictures'))).toContain('org/pictures holds no .json');
+    expect(await refusal(filesOf('no-such/dataset'))).toContain('(revision main) was not found');
   });
 
   it('refuses a file path that leaves the cache', async () => {
     hub.repos.set('datasets/org/evil', new Map([['../../../escape.json', Buffer.from('[]')]]));
-    expect(await refusal(resolveDatasetPath('org/evil'))).toContain('outside of its repository');
+    expect(await refusal(filesOf('org/evil'))).toContain('outside of its repository');
     expect(await readdir(folder)).not.toContain('escape.json');
   });
 });

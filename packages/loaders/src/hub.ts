@@ -43,35 +43,26 @@ export async function resolveModelPath(nameOrPath: string, options: HubOptions =
 }
 
 /**
- * The data files of one or several datasets, separated by commas as in LLaMA-Factory. Each is a local .json, .jsonl, .parquet
- * or .txt file, a folder of such files, a name of the BAdam readme or LLaMA-Factory ({@link datasetNames}), or a hub dataset id.
+ * The data files of a dataset: a local .json, .jsonl, .parquet or .txt file, a folder of such files, a name of the BAdam readme or
+ * LLaMA-Factory ({@link datasetNames}), or a hub dataset id. Where a folder's dataset_info.json (LLaMA-Factory's --dataset_dir) has the name,
+ * that says where the files are and what their fields are called.
  *
- * @returns absolute file paths, in the order of the names
- * @throws UserError for the names that are unknown (with near ones) or hold no data files; and what hubSnapshot throws
- */
-export async function resolveDatasetPath(names: string, options: HubOptions = {}): Promise<string[]> {
-  const list = names.split(',').map((name) => name.trim());
-  if (list.includes('')) throw new UserError(`dataset '${names}': expected names or paths separated by commas`);
-  const paths: string[] = [];
-  for (const name of list) paths.push(...(await resolveOneDataset(name, options)));
-  return paths;
-}
-
-/**
- * One dataset: as resolveDatasetPath(), or, where a folder's dataset_info.json (LLaMA-Factory's --dataset_dir) has the name, as that says.
- * @throws UserError as resolveDatasetPath(), and for a dataset_info.json that is none or asks for what is not there
+ * @returns absolute file paths
+ * @throws UserError for a name that is unknown (with near ones) or holds no data files, for a dataset_info.json that is none or asks for what
+ *   is not there; and what hubSnapshot throws
  */
 export async function resolveDataset(
   name: string,
   { datasetDir, ...options }: HubOptions & { datasetDir?: string } = {},
 ): Promise<DatasetFiles> {
   const described = datasetDir === undefined ? undefined : describedDataset(datasetDir, name);
-  if (!described) return { files: await resolveOneDataset(name, options) };
+  if (!described) return { files: await filesNamed(name, options) };
   const { source, layout } = described;
-  return { files: await ('path' in source ? resolveOneDataset(source.path, options) : hubFiles(name, source.hub, options)), layout }; // prettier-ignore
+  const files = 'path' in source ? filesNamed(source.path, options) : hubFiles(name, source.hub, options);
+  return { files: await files, layout };
 }
 
-async function resolveOneDataset(name: string, options: HubOptions): Promise<string[]> {
+async function filesNamed(name: string, options: HubOptions): Promise<string[]> {
   const path = localPath(name);
   const found = await kindOf(path);
   if (found === 'file') {
