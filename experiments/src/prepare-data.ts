@@ -47,10 +47,7 @@ export async function prepareData(
   const templateName = options.template ?? (tokenizer.chatTemplate === undefined ? 'default' : 'tokenizer');
   const template = loadTemplate(templateName, tokenizer);
   const cacheDir = options.cacheDir ?? join(repository, 'datasets/cache');
-  const where = {
-    ...hubOptions(options, note),
-    ...(options.datasetDir === null ? {} : { datasetDir: options.datasetDir }),
-  };
+  const where = { ...hubOptions(options, note), datasetDir: options.datasetDir ?? undefined };
   const datasets: DatasetFiles[] = [];
   for (const name of options.dataset.split(','))
     datasets.push(name === 'embedded' ? { files: [embedded.dataset] } : await resolveDataset(name, where));

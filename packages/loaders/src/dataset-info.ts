@@ -2,6 +2,7 @@ import { UserError, nearMatch } from '@blockwise/errors';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { NamedDataset } from './dataset-names.ts';
+import { isObject, type JsonRecord } from './json-record.ts';
 import type { RecordLayout } from './record-layout.ts';
 
 /** A dataset as LLaMA-Factory's dataset_info.json describes it. */
@@ -10,8 +11,6 @@ export interface DescribedDataset {
   source: { path: string } | { hub: NamedDataset };
   layout: RecordLayout;
 }
-
-type Json = Record<string, unknown>;
 
 /** What an entry may hold; of other fields nothing is known here, so they are refused. */
 const fields = ['file_name', 'hf_hub_url', 'ms_hub_url', 'om_hub_url', 'formatting', 'ranking', 'subset', 'split', 'folder', 'columns', 'tags']; // prettier-ignore
@@ -30,7 +29,7 @@ export function describedDataset(folder: string, name: string): DescribedDataset
   const entry = Object.hasOwn(all, name) ? all[name] : undefined;
   if (entry === undefined) return undefined;
   const problems: string[] = [];
-  const object = (value: unknown, field: string, known: readonly string[]): Json => {
+  const object = (value: unknown, field: string, known: readonly string[]): JsonRecord => {
     if (!isObject(value)) {
       problems.push(`${field} is ${JSON.stringify(value)}, expected an object`);
       return {};
@@ -39,7 +38,7 @@ export function describedDataset(folder: string, name: string): DescribedDataset
       if (!known.includes(key)) problems.push(`${field}.${key} is not supported${hint(key, known)}`);
     return value;
   };
-  const text = (json: Json, key: string): string | undefined => {
+  const text = (json: JsonRecord, key: string): string | undefined => {
     const value = json[key];
     if (value === undefined || value === null) return undefined;
     if (typeof value === 'string') return value;
@@ -93,7 +92,7 @@ function hint(key: string, known: readonly string[]): string {
   return near === undefined ? `; it may have ${known.join(', ')}` : ` (did you mean ${near}?)`;
 }
 
-function readJson(path: string): Json {
+function readJson(path: string): JsonRecord {
   let json: unknown;
   try {
     json = JSON.parse(readFileSync(path, 'utf8'));
@@ -104,8 +103,4 @@ function readJson(path: string): Json {
   }
   if (!isObject(json)) throw new UserError(`${path}: expected an object of datasets by their names`);
   return json;
-}
-
-function isObject(value: unknown): value is Json {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

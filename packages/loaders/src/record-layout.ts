@@ -1,3 +1,5 @@
+import { isObject } from './json-record.ts';
+
 /** What a dataset calls the parts of its records; undefined: it has none. */
 export type RecordLayout =
   | {
@@ -21,8 +23,6 @@ export type RecordLayout =
       systemTag?: string | undefined;
     };
 
-type JsonRecord = Record<string, unknown>;
-
 /** A record under the names that readRecords() knows. An Alpaca layout of a prompt alone is plain text. */
 export function inStandardNames(layout: RecordLayout, record: unknown): unknown {
   if (!isObject(record)) return record;
@@ -42,8 +42,4 @@ export function inStandardNames(layout: RecordLayout, record: unknown): unknown 
   const standard = (turn: unknown) =>
     isObject(turn) ? { from: roleOf(turn[role ?? '']), value: turn[content ?? ''] } : turn;
   return { conversations: Array.isArray(turns) ? turns.map(standard) : turns, system: part(system) };
-}
-
-function isObject(value: unknown): value is JsonRecord {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -1,4 +1,5 @@
 import { UserError } from '@blockwise/errors';
+import { isObject, type JsonRecord } from './json-record.ts';
 import { inStandardNames, type RecordLayout } from './record-layout.ts';
 import { createReadStream, existsSync, readFileSync, statSync } from 'node:fs';
 import { extname } from 'node:path';
@@ -45,7 +46,6 @@ export type RecordSet =
   | { kind: 'conversations'; records: Conversation[]; skipped: Skipped }
   | { kind: 'texts'; records: TextRecord[]; skipped: Skipped };
 
-type JsonRecord = Record<string, unknown>;
 /** What makes a record unusable; `skip`: it is left out, as LLaMA-Factory does, and the others are used. */
 type Problem = { field: string; found: string; expected: string; skip?: true };
 type Normalise<T> = (record: JsonRecord) => T | Problem;
@@ -327,8 +327,4 @@ function describe(value: unknown): string {
   if (typeof value === 'object') return 'an object';
   const text = String(value);
   return `${typeof value} ${typeof value === 'string' ? JSON.stringify(text.slice(0, 40)) : text}`;
-}
-
-function isObject(value: unknown): value is JsonRecord {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -195,7 +195,9 @@ function resolveTokens(name: string, format: Format, tokenizer: Tokenizer) {
   // In a format with an end token of its own they are tokens of the vocabulary, elsewhere text.
   const written = format.eos ? Object.values(format).flatMap((value) => (Array.isArray(value) ? value : [])) : [];
   const markers = written.flatMap((slot) => (typeof slot === 'string' ? (slot.match(/<\|\w+\|>/g) ?? []) : []));
-  const needed = [...new Set(markers)].filter((token) => !format.stopWords?.includes(token));
+  const needed = [...new Set([...markers, ...(format.eos ? [format.eos] : [])])].filter(
+    (token) => !format.stopWords?.includes(token),
+  );
   const missing = needed.filter((token) => tokenizer.tokenId(token) === undefined);
   const endToken = format.eos === undefined ? tokenizer.eos?.id : tokenizer.tokenId(format.eos);
   if (endToken === undefined && format.eos === undefined) missing.push('an end token (eos_token)');
@@ -219,16 +221,14 @@ function jinjaOf(format: Format, tokenizer: Tokenizer): string {
   const end = format.eos ?? tokenizer.eos?.token ?? '';
   /** A Jinja expression for slots around the value of another. */
   const text = (slots: readonly Slot[], content: string): string => {
+    const quoted = (some: string | undefined) => (some ? JSON.stringify(some) : '');
     const parts = slots.flatMap((slot) => {
-      if (slot === eos) return [JSON.stringify(end)];
-      if (slot === bos) return tokenizer.bos ? ['bos_token'] : [];
+      if (slot === eos) return [quoted(end)];
+      if (slot === bos) return [tokenizer.bos ? 'bos_token' : ''];
       const [before, after] = (slot as string).split('{{content}}');
-      return [before, after].flatMap((around, i) => [
-        ...(i === 1 && after !== undefined ? [content] : []),
-        ...(around ? [JSON.stringify(around)] : []),
-      ]);
+      return [quoted(before), after === undefined ? '' : content, quoted(after)];
     });
-    return parts.join(' + ');
+    return parts.filter((part) => part !== '').join(' + ');
   };
   const put = (expression: string) => (expression === '' ? '' : `{{ ${expression} }}`);
   const system = text(format.system ?? ['{{content}}'], 'system');
