@@ -9,5 +9,8 @@
 import process from 'node:process';
 import { runCommand } from './run-command.ts';
 
+// Of a signal between the end of the run and that of the process nothing is left to stop.
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => {});
+
 // Not by exitCode: what was interrupted, a download, may still be under way.
 process.exit(await runCommand(process.argv.slice(2)));

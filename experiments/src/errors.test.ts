@@ -310,7 +310,9 @@ describe('an output folder that cannot be used', () => {
     await logReaches(folder, 1);
     for (const how of ['--overwrite_output_dir', '--resume_from_checkpoint=latest']) {
       const { code, stderr } = await command(...small, '--output_dir', folder, how);
-      expect(stderr).toMatch(new RegExp(`in use by process ${child.pid}: wait for it, or give another folder`));
+      expect(stderr).toMatch(
+        new RegExp(`in use by process ${child.pid}, here or in another container: wait for it, or give another folder`),
+      );
       expect(code).toBe(2);
     }
     child.kill('SIGINT');
@@ -382,7 +384,26 @@ describe('a checkpoint that cannot be gone on from', () => {
     [
       'trainer_state.json without its parts',
       (folder) => writeFileSync(join(folder, 'trainer_state.json'), '{"version": 1, "step": 2}'),
-      /is damaged \(fingerprint is not an object; data is not an object; optimizer is not an object; steps is not a list.*; validation is not a list\)/,
+      /is damaged \(fingerprint is not an object; data is not an object; optimizer is not an object; steps is not a record for each step; validation is not a list of records\)/,
+    ],
+    [
+      'trainer_state.json with empty records',
+      (folder) => {
+        const path = join(folder, 'trainer_state.json');
+        const state = JSON.parse(readFileSync(path, 'utf8')) as { steps: unknown[] };
+        writeFileSync(path, JSON.stringify({ ...state, steps: state.steps.map(() => null) }));
+      },
+      /is damaged \(steps is not a record for each step\)/,
+    ],
+    [
+      'optimizer.safetensors of another step',
+      (folder) => {
+        const path = join(folder, 'optimizer.safetensors');
+        const bytes = readFileSync(path);
+        const at = bytes.indexOf('"step":"2"');
+        writeFileSync(path, bytes.fill('"step":"4"', at, at + 10));
+      },
+      /optimizer\.safetensors is of step 4, trainer_state\.json beside it of step 2: resume from another checkpoint/,
     ],
     [
       'optimizer.safetensors cut short',

@@ -1,6 +1,6 @@
 import { UserError } from '@blockwise/errors';
 import { resolveModelPath, type BatchSource, type Example } from '@blockwise/loaders';
-import { parameterCount } from '@blockwise/model-zoo';
+import { parameterCount, writeFolderAside } from '@blockwise/model-zoo';
 import { writeReport, writeRunRecord, type RunRecord } from '@blockwise/reporting';
 import { hasBfloat16Products, initTensorFlow, MemoryMeter, readMemory, resetPeakMemory } from '@blockwise/tensorflow';
 import {
@@ -23,7 +23,6 @@ import { createAnswerer, type Answerer } from './answer.ts';
 import type { ChosenOptimizer } from './create-optimizer.ts';
 import { embedded, repository } from './embedded.ts';
 import { hubOptions } from './hub-options.ts';
-import { openJsonLog } from './json-log.ts';
 import { methods } from './methods.ts';
 import { storageOf, type TrainedModel } from './open-model.ts';
 import type { Options } from './options.ts';
@@ -33,8 +32,8 @@ import { planRun, stepOptions } from './plan-run.ts';
 import { prepareData, promptOf, type PreparedData } from './prepare-data.ts';
 import { createProgress, type Progress } from './progress.ts';
 import { finishedRecord, openRecord, stepEntry, validationEntry } from './record.ts';
+import { openRunLogs } from './run-logs.ts';
 import { saveChat } from './save-chat.ts';
-import { openTensorBoard } from './tensorboard.ts';
 
 /** What a caller may watch and steer. */
 export interface FineTuneControl {
@@ -153,7 +152,8 @@ async function run(
   if (options.resumeFromCheckpoint === 'latest')
     note(checkpoint ? `going on from ${checkpoint}` : `no checkpoint in ${outputDir} yet: starting from the beginning`);
   const settings = trainOptions(options, data);
-  if (checkpoint) checkCheckpoint(checkpoint, settingsOf(options, data, settings));
+  const shared = settingsOf(options, modelFolder, data, settings);
+  if (checkpoint) checkCheckpoint(checkpoint, shared);
   await initTensorFlow({ device: options.device });
   const baseBytes = readMemory().resident;
 
@@ -172,8 +172,7 @@ async function run(
   const chosen = method.optimizer(options, opened, data.train.length);
   const length = Math.max(...data.batches.lengths);
   const planned = await planRun({ options, folder: modelFolder, checkpoint, length, baseBytes });
-  const switching = { switch_block_every: chosen.switchBlockEvery ?? null };
-  const fingerprint = { ...settingsOf(options, data, settings), ...switching };
+  const fingerprint = { ...shared, switch_block_every: chosen.switchBlockEvery ?? null };
   const state = checkpoint ? loadCheckpoint(checkpoint, fingerprint) : undefined;
   note(describeRun(options, opened, chosen, data, settings, planned));
 
@@ -203,8 +202,10 @@ async function run(
 
   const trained = options.doTrain && !result.interrupted;
   if (trained) {
-    await opened.save(join(outputDir, 'model'));
-    saveChat(join(outputDir, 'model'), data.template);
+    await writeFolderAside(join(outputDir, 'model'), async (aside) => {
+      await opened.save(aside);
+      saveChat(aside, data.template);
+    });
   }
   const after = result.interrupted ? [] : await answerInTurn(answer, prompts, signal);
   // Last: it uses the model up.
@@ -306,10 +307,7 @@ async function trainWithLogs(parts: TrainingParts): Promise<TrainResult> {
     loggingSteps: options.loggingSteps,
     stream,
   });
-  const board = options.reportTo.includes('tensorboard')
-    ? openTensorBoard(join(outputDir, 'tensorboard'), doneSteps)
-    : undefined;
-  const log = options.reportTo.includes('jsonl') ? openJsonLog(join(outputDir, 'log.jsonl'), doneSteps) : undefined;
+  const logs = openRunLogs(options, outputDir, doneSteps, progress.note);
   try {
     return await train({
       model: opened.model,
@@ -322,27 +320,19 @@ async function trainWithLogs(parts: TrainingParts): Promise<TrainResult> {
       onStep: (step) => {
         ongoing.record.steps.push(stepEntry(step));
         showStep(progress, step, chosen);
-        if (step.step % options.loggingSteps !== 0 && step.step !== settings.totalSteps) return;
-        const { loss, learningRate, gradNorm } = step;
-        board?.scalars(step.step, {
-          'train/loss': loss,
-          'train/learning_rate': learningRate,
-          ...(gradNorm === null ? {} : { 'train/grad_norm': gradNorm }),
-        });
-        log?.append({ ...step });
+        if (step.step % options.loggingSteps === 0 || step.step === settings.totalSteps) logs.step(step);
       },
       onValidation: (validation) => {
         const { step, loss } = validation;
         ongoing.record.validation.push(validationEntry(validation));
         progress.note(`step ${step}: validation loss ${loss.toFixed(4)}`);
-        board?.scalars(step, { 'eval/loss': loss });
-        log?.append({ step, validationLoss: loss });
+        logs.validation(validation);
       },
       save: async (now) => progress.note(`saved ${await saveCheckpoint(outputDir, opened.save, now, fingerprint)}`),
     });
   } finally {
     progress.stop();
-    board?.close();
+    logs.close();
   }
 }
 

@@ -21,7 +21,7 @@ const methods: [options: string, model: string[]][] = [
   ['full --use_adam_mini', llama],
   ['full --pure_bf16 --stochastic_rounding', llama],
   ['freeze --freeze_trainable_layers 1 --freeze_trainable_modules mlp --freeze_extra_modules norm', llama],
-  ['lora --lora_dropout 0.1', adapter],
+  ['lora --lora_dropout 0.1 --use_adam_mini', adapter],
   ['lora --use_badam --switch_block_every 3 --lora_target q_proj,v_proj --use_rslora', adapter],
   ['lora --use_badam --switch_block_every 3 --additional_target norm', adapter],
   ['lora --lora_only false --lomo_learning_rate 0.05', [...llama, ...adapter]],

@@ -1,5 +1,4 @@
 import { UserError } from '@blockwise/errors';
-import { isAlive } from '@blockwise/loaders';
 import { readRunRecord } from '@blockwise/reporting';
 import {
   accessSync,
@@ -7,22 +6,20 @@ import {
   existsSync,
   mkdirSync,
   readdirSync,
-  readFileSync,
   realpathSync,
   rmdirSync,
   rmSync,
   statSync,
-  writeFileSync,
 } from 'node:fs';
 import { basename, dirname, join, sep } from 'node:path';
-import process from 'node:process';
+import { tryLock, type FileLock } from './file-lock.ts';
 
 const lockFile = '.running';
-/** Half-written checkpoints, which only a killed run leaves. */
-const partialCheckpoint = /^checkpoint-\d+\.partial$/;
+/** Half-written checkpoints and models, which only a killed run leaves. */
+const partial = /^(checkpoint-\d+|model)\.partial$/;
 /** What a run leaves behind, and nothing that a user may have put beside it. */
 const leftByARun =
-  /^(checkpoint-\d+(\.partial)?|model|tensorboard|log\.jsonl|loss\.csv|loss\.png|memory\.md|run\.json)$/;
+  /^((checkpoint-\d+|model)(\.partial)?|tensorboard|log\.jsonl|loss\.csv|loss\.png|memory\.md|run\.json)$/;
 
 /** What took training to make. */
 const result = /^(checkpoint-\d+|model)$/;
@@ -53,10 +50,9 @@ export interface Claim {
  */
 export function claimOutputFolder(folder: string, { overwrite, resume, checkpoint }: Claim): OutputFolder {
   const made = makeFolder(folder);
-  const lock = join(folder, lockFile);
-  takeLock(folder, lock);
+  const lock = takeLock(folder);
   const release = () => {
-    rmSync(lock, { force: true });
+    lock.release();
     if (made && readdirSync(folder).length === 0) rmdirSync(folder);
   };
   try {
@@ -64,7 +60,7 @@ export function claimOutputFolder(folder: string, { overwrite, resume, checkpoin
     const goesOn = checkpoint !== undefined && isIn(checkpoint, folder);
     if (resume && !goesOn) refuse(folder, resultsAmong(found, folder), withoutCheckpoint);
     if (!resume && !overwrite) refuse(folder, found, notEmpty);
-    const unwanted = found.filter((name) => (goesOn ? partialCheckpoint : leftByARun).test(name));
+    const unwanted = found.filter((name) => (goesOn ? partial : leftByARun).test(name));
     return {
       refuseToDelete: (inputs) => refuseToDelete(inputs, folder, unwanted),
       clear: () => unwanted.forEach((name) => rmSync(join(folder, name), { recursive: true })),
@@ -150,23 +146,21 @@ function makeFolder(folder: string): boolean {
   }
 }
 
-/** Writes the lock, which one process at a time can do; a lock left by a killed run is taken over. */
-function takeLock(folder: string, lock: string): void {
-  for (;;) {
-    try {
-      return writeFileSync(lock, String(process.pid), { flag: 'wx' });
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
-      if (code !== 'EEXIST')
-        throw new UserError(`--output_dir ${folder}: cannot be written (${code}); give a folder that can`);
-    }
-    const owner = Number(existsSync(lock) ? readFileSync(lock, 'utf8') : 0);
-    // In a container the killed run may have had this process's own number.
-    if (owner && owner !== process.pid && isAlive(owner))
-      throw new UserError(
-        `--output_dir ${folder} is in use by process ${owner}: wait for it, or give another folder ` +
-          `(if that process is no run of ours, delete ${lock})`,
-      );
-    rmSync(lock, { force: true });
+/** Takes the folder's lock; one left by a killed run is free. */
+function takeLock(folder: string): FileLock {
+  const lock = lockFolder(folder);
+  if ('heldBy' in lock)
+    throw new UserError(
+      `--output_dir ${folder} is in use by process ${lock.heldBy}, here or in another container: wait for it, or give another folder`,
+    );
+  return lock;
+}
+
+function lockFolder(folder: string) {
+  try {
+    return tryLock(join(folder, lockFile));
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new UserError(`--output_dir ${folder}: cannot be written (${code}); give a folder that can`);
   }
 }

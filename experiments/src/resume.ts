@@ -1,6 +1,7 @@
 import { UserError } from '@blockwise/errors';
 import { isCheckpoint, latestCheckpoint, type Fingerprint, type TrainOptions } from '@blockwise/training';
 import { existsSync } from 'node:fs';
+import { baseDigest } from './base-digest.ts';
 import { methods } from './methods.ts';
 import type { Option } from './option.ts';
 import { optionTable, typedName, type OptionName, type Options } from './options.ts';
@@ -38,7 +39,12 @@ function needCheckpoint(folder: string): void {
  * What a run must share with the one that it goes on from, for the result to be that of an uninterrupted one; names as they are typed. (And
  * the interval of a block optimizer, once it is worked out.)
  */
-export function settingsOf(options: Options, data: PreparedData, settings: TrainOptions): Fingerprint {
+export function settingsOf(
+  options: Options,
+  modelFolder: string,
+  data: PreparedData,
+  settings: TrainOptions,
+): Fingerprint {
   const table: Readonly<Record<OptionName, Option<unknown>>> = optionTable;
   const decisive = (Object.keys(options) as OptionName[]).filter((name) => !table[name].mayChange);
   const steps = Object.entries(settings).filter(([name]) => name !== 'saveSteps' && name !== 'keptBytes');
@@ -47,6 +53,6 @@ export function settingsOf(options: Options, data: PreparedData, settings: Train
     dataset_sha256: data.sha256,
     train_examples: data.train.length,
     ...Object.fromEntries(Object.entries(named).map(([name, value]) => [typedName(name as OptionName), value])),
-    ...(methods[options.finetuningType].leavesBase ? { model_name_or_path: options.modelNameOrPath } : {}),
+    ...(methods[options.finetuningType].leavesBase ? { base_model_sha256: baseDigest(modelFolder) } : {}),
   };
 }

@@ -39,11 +39,14 @@ export async function runCommand(words: readonly string[], streams: CommandStrea
   }
 }
 
-/** A user's error as its message alone, a bug with its stack. Returns the exit code. */
+/** What a system refuses for reasons of its user's: full, read-only or broken disks, limits. */
+const systemCodes = new Set(['ENOSPC', 'EDQUOT', 'EROFS', 'EACCES', 'EPERM', 'EIO', 'EFBIG', 'EMFILE', 'ENFILE']);
+
+/** A user's error, or the system's, as its message alone, a bug with its stack. Returns the exit code. */
 export function tellError(error: Error, stderr: NodeJS.WritableStream): number {
-  const isUserError = error instanceof UserError;
-  stderr.write(isUserError ? `error: ${error.message}\n` : `${error.stack}\n`);
-  return isUserError ? 2 : 1;
+  const isBug = !(error instanceof UserError) && !systemCodes.has((error as NodeJS.ErrnoException).code!);
+  stderr.write(isBug ? `${error.stack}\n` : `error: ${error.message}\n`);
+  return isBug ? 1 : 2;
 }
 
 /** Who read the output may be gone (`| head`; Ctrl-C ends `| tee` too): the run goes on, and saves what it has to save. */

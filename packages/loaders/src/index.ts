@@ -19,4 +19,3 @@ export { tokeniseDataset } from './tokenised-dataset.ts';
 export type { TokenisedDataset, TokeniseOptions } from './tokenised-dataset.ts';
 export { loadTokenizer } from './tokenizer.ts';
 export type { ChatMessage, SpecialToken, Tokenizer } from './tokenizer.ts';
-export { isAlive } from './is-alive.ts';

@@ -1,5 +1,5 @@
 import { UserError } from '@blockwise/errors';
-import { open, rename, rm } from 'node:fs/promises';
+import { mkdir, open, rename, rm } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
@@ -50,4 +50,18 @@ export async function syncFolder(folder: string): Promise<void> {
   } finally {
     await handle.close();
   }
+}
+
+/**
+ * Makes a folder that is complete or absent: `fill` fills `<folder>.partial`, which then takes the place of `folder`. Whatever a killed process left
+ * aside goes; what fails stays aside for the next attempt to remove.
+ */
+export async function writeFolderAside(folder: string, fill: (aside: string) => Promise<void>): Promise<void> {
+  const aside = `${folder}.partial`;
+  await rm(aside, { recursive: true, force: true });
+  await mkdir(aside, { recursive: true });
+  await fill(aside);
+  await rm(folder, { recursive: true, force: true });
+  await rename(aside, folder);
+  await syncFolder(dirname(folder));
 }

@@ -14,6 +14,7 @@ import type { SafetensorsEntry, WritableTensor } from './safetensors.ts';
 const singleFile = 'model.safetensors';
 const indexFile = 'model.safetensors.index.json';
 const shardName = /^model-\d{5}-of-\d{5}\.safetensors$/;
+const partialName = /^\.model.*\.\d+\.partial$/;
 const maxIndexBytes = 100_000_000;
 
 export interface WeightEntry extends SafetensorsEntry {
@@ -247,9 +248,10 @@ function indexOf(shards: readonly Shard[], nameOf: (shard: number) => string): s
   return `${JSON.stringify({ metadata: { total_size }, weight_map: Object.fromEntries(map) }, undefined, 2)}\n`;
 }
 
-/** Removes files of a model saved here before, which loaders would otherwise prefer or mix in. */
+/** Removes files of a model saved here before, which loaders would otherwise prefer or mix in, and what a killed process left half-written. */
 async function removeLeftovers(folder: string, written: readonly string[]): Promise<void> {
   const kept = new Set(written.map((path) => basename(path)));
-  const ours = (name: string): boolean => name === singleFile || name === indexFile || shardName.test(name);
+  const ours = (name: string): boolean =>
+    name === singleFile || name === indexFile || shardName.test(name) || partialName.test(name);
   for (const name of readdirSync(folder)) if (ours(name) && !kept.has(name)) await rm(join(folder, name));
 }

@@ -45,7 +45,7 @@ const officialNames: AdamMiniNames = {
 
 /**
  * Adam-mini (arXiv 2406.16793) as the package adam-mini computes it: AdamW with one second moment for each block of a parameter, the mean
- * over the block of what Adam has for each element. A block is a head of a query or key matrix, a row of other matrices that are known by
+ * over the block of what Adam has for each element. A block is a head of a query or key matrix, a row of LoRA's A and of other matrices that are known by
  * their names, and all of a parameter that is not (a norm). Biases follow plain Adam.
  *
  * States: `m` like the parameter, `vmean` [blocks, 1], of biases `v`; float32. A step takes one temporary of the parameter's size.
@@ -88,7 +88,8 @@ function kindOf(name: string, shape: readonly number[], names: AdamMiniNames): '
   const has = (parts: readonly string[]) => parts.some((part) => lower.includes(part));
   if (has(names.adamBlockNames)) return 'adam';
   if (shape.length !== 2) return 'whole';
-  if (has(names.wqkNames)) return 'head';
+  // The rows of an adapter's A are its ranks, not heads.
+  if (has(names.wqkNames)) return lower.includes('lora_a') ? 'row' : 'head';
   const { embdNames, outputNames, wvNames, attnProjNames, mlpNames } = names;
   return [embdNames, outputNames, wvNames, attnProjNames, mlpNames].some(has) ? 'row' : 'whole';
 }

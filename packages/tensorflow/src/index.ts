@@ -15,6 +15,7 @@ export {
   type MemoryReading,
 } from './memory.ts';
 export {
+  allFinite,
   batchMatMul,
   batchMatMulBfloat16,
   bfloat16Arithmetic,

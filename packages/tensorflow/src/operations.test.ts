@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, test } from 'vitest';
 import {
+  allFinite,
   attribute,
   batchMatMulBfloat16,
   cast,
@@ -18,6 +19,19 @@ import {
 } from './index.ts';
 
 beforeAll(() => initTensorFlow());
+
+test.each(['float32', 'bfloat16', 'float16'] as const)('allFinite finds one NaN or infinity in %s', (dtype) => {
+  const found = (values: number[]) =>
+    tf.tidy(() => {
+      const x = tf.tensor1d(values);
+      const raw = toRaw(x, dtype);
+      const result = allFinite(dtype === 'float32' ? x : raw);
+      raw.dispose();
+      return result;
+    });
+  expect(found([0, -1, 65504])).toBe(true);
+  for (const wrong of [NaN, Infinity, -Infinity]) expect(found([0, wrong, 1])).toBe(false);
+});
 
 test('matMul2d transposes what it is asked to', () => {
   tf.tidy(() => {

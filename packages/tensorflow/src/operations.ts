@@ -1,10 +1,10 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { existsSync, readFileSync } from 'node:fs';
 import { attribute, type Attribute } from './attributes.ts';
-import { dtypes, elementCount } from './dtypes.ts';
+import { dtypes, elementCount, type DType } from './dtypes.ts';
 import { executeOperation } from './execute-operation.ts';
 import { idOfAny, RawTensor, takeFloat32, toRaw, wrapAny, type AnyTensor } from './raw-tensor.ts';
-import { currentRuntime } from './runtime.ts';
+import { currentRuntime, isRehearsal } from './runtime.ts';
 
 /** Operations of TensorFlow that TensorFlow.js lacks or reaches by a slower way. All work at once and inside compiled functions. */
 
@@ -29,6 +29,15 @@ const randomTypes = Object.entries({ dtype: 'float32', T: 'int32', Tseed: 'int32
  */
 export function statelessRandom(kind: 'Uniform' | 'Normal', shape: readonly number[], seeds: tf.Tensor): tf.Tensor {
   return tf.tidy(() => operation(`StatelessRandom${kind}`, randomTypes, [tf.tensor1d([...shape], 'int32'), seeds])[0]);
+}
+
+/** Whether all elements of a tensor of any float type are numbers: no NaN, no infinity. Takes a byte for each. (A rehearsal's always are.) */
+export function allFinite(x: AnyTensor): boolean {
+  const [each] = operation('IsFinite', [attribute.type('T', dtypes[x.dtype as DType].code)], [x]);
+  const all = tf.tidy(() => tf.all(each));
+  const [value] = all.dataSync();
+  tf.dispose([each, all]);
+  return isRehearsal() || value === 1;
 }
 
 /** The product of two float32 matrices, each transposed on request; no gradient is recorded. */

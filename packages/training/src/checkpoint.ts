@@ -2,21 +2,20 @@ import { UserError } from '@blockwise/errors';
 import {
   publish,
   readSafetensorsHeader,
-  syncFolder,
   writeAside,
+  writeFolderAside,
   writeSafetensors,
   type WritableTensor,
 } from '@blockwise/model-zoo';
 import type { OptimizerState, StateTensor } from '@blockwise/optimizers';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync } from 'node:fs';
-import { mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { TrainState } from './train.ts';
 
 /**
  * A checkpoint is a folder `checkpoint-<step>`: the weights that the method may have changed, as it saves them (the model in Hugging Face
- * layout with masters rounded to their storage dtype, or an adapter in PEFT's), `optimizer.safetensors` (float32 masters and states of what is trained) and `trainer_state.json` (all else). It is written aside and renamed
- * as a whole, so it is complete or absent.
+ * layout with masters rounded to their storage dtype, or an adapter in PEFT's), `optimizer.safetensors` (float32 masters and states of what is
+ * trained, and the step they are of) and `trainer_state.json` (all else). It is complete or absent.
  */
 const stateFile = 'trainer_state.json';
 const optimizerFile = 'optimizer.safetensors';
@@ -43,23 +42,17 @@ export async function saveCheckpoint(
   state: TrainState,
   fingerprint: Fingerprint,
 ): Promise<string> {
-  const folder = join(outputDir, `checkpoint-${state.step}`);
-  const aside = `${folder}.partial`;
-  await rm(aside, { recursive: true, force: true });
-  await mkdir(aside, { recursive: true });
-  await saveWeights(aside);
-  await writeSafetensors(
-    join(aside, optimizerFile),
-    [...state.optimizer.tensors].map(([name, tensor]) => [name, writable(tensor)] as const),
-  );
   const { step, data, steps, validation, optimizer } = state;
   const file: StateFile = { version, fingerprint, step, data, optimizer: optimizer.scalars, steps, validation };
-  const path = join(aside, stateFile);
-  await writeAside(path, (into) => into.writeFile(JSON.stringify(file)));
-  await publish([path]);
-  await rm(folder, { recursive: true, force: true });
-  await rename(aside, folder);
-  await syncFolder(outputDir);
+  const tensors = [...optimizer.tensors].map(([name, tensor]) => [name, writable(tensor)] as const);
+  const folder = join(outputDir, `checkpoint-${step}`);
+  await writeFolderAside(folder, async (aside) => {
+    await saveWeights(aside);
+    await writeSafetensors(join(aside, optimizerFile), tensors, { format: 'pt', step: String(step) });
+    const path = join(aside, stateFile);
+    await writeAside(path, (into) => into.writeFile(JSON.stringify(file)));
+    await publish([path]);
+  });
   return folder;
 }
 
@@ -76,8 +69,9 @@ export function isCheckpoint(folder: string): boolean {
 export function latestCheckpoint(outputDir: string): string | undefined {
   if (!existsSync(outputDir)) return undefined;
   const complete = readdirSync(outputDir).filter((name) => pattern.test(name) && isCheckpoint(join(outputDir, name)));
-  const steps = complete.map((name) => Number(pattern.exec(name)![1]));
-  return steps.length > 0 ? join(outputDir, `checkpoint-${Math.max(...steps)}`) : undefined;
+  const stepOf = (name: string) => Number(pattern.exec(name)![1]);
+  const [newest] = complete.sort((a, b) => stepOf(b) - stepOf(a));
+  return newest && join(outputDir, newest);
 }
 
 /**
@@ -96,12 +90,18 @@ export function loadCheckpoint(folder: string, fingerprint: Fingerprint): TrainS
   const file = readStateFile(folder);
   compare(folder, file, fingerprint, [...new Set([...Object.keys(fingerprint), ...Object.keys(file.fingerprint)])]);
   const { step, data, steps, validation } = file;
+  const tensors = join(folder, optimizerFile);
+  const { step: own } = readSafetensorsHeader(tensors).metadata;
+  if (own !== String(step))
+    throw new UserError(
+      `${tensors} is of step ${own ?? 'unknown'}, ${stateFile} beside it of step ${step}: resume from another checkpoint`,
+    );
   return {
     step,
     data,
     steps,
     validation,
-    optimizer: { scalars: file.optimizer, tensors: readTensors(join(folder, optimizerFile)) },
+    optimizer: { scalars: file.optimizer, tensors: readTensors(tensors) },
   };
 }
 
@@ -136,14 +136,25 @@ function readStateFile(folder: string): StateFile {
     ['step', Number.isSafeInteger(state.step) && state.step >= 1, 'a whole number from 1'],
     ['data', isObject(state.data), 'an object'],
     ['optimizer', isObject(state.optimizer), 'an object'],
-    ['steps', Array.isArray(state.steps) && state.steps.length === state.step, 'a list of as many records as steps'],
-    ['validation', Array.isArray(state.validation), 'a list'],
+    [
+      'steps',
+      areRecords(state.steps) &&
+        state.steps.every(({ step }, i) => step === i + 1) &&
+        state.steps.length === state.step,
+      'a record for each step',
+    ],
+    ['validation', areRecords(state.validation), 'a list of records'],
   ];
   const problems = expected.filter(([, fits]) => !fits).map(([field, , shape]) => `${field} is not ${shape}`);
   if (problems.length > 0)
     throw new UserError(`${path} is damaged (${problems.join('; ')}): resume from an older checkpoint`);
   return state;
 }
+
+/** A list of steps' losses. */
+const areRecords = (value: unknown): value is { step: number; loss: number }[] =>
+  Array.isArray(value) &&
+  value.every((record) => isObject(record) && typeof record.step === 'number' && typeof record.loss === 'number');
 
 function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);

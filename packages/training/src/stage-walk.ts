@@ -356,8 +356,7 @@ export class StageWalk {
 }
 
 const notFinite = (loss: number) =>
-  `the loss became ${loss}: training stopped before an update was made with it. Use a lower learning_rate or max_grad_norm, or more warm-up; ` +
-  `resume_from_checkpoint goes on from the last checkpoint`;
+  `the loss became ${loss}: training stopped before an update was made with it. Begin again with a lower learning_rate or max_grad_norm, or more warm-up`;
 
 const rowsOf = (batches: readonly MicroBatch[]) => batches.reduce((sum, { ids }) => sum + ids.size, 0);
 

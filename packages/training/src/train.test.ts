@@ -125,6 +125,31 @@ describe('train', () => {
     }
   });
 
+  it('refuses to save weights that an update left without finite values, as a checkpoint or at the end', async () => {
+    for (const [totalSteps, saveSteps] of [
+      [1, 0],
+      [9, 1],
+    ]) {
+      const model = tinyModel();
+      // Tokens that the batch does not hold have no gradient: 0 / 0.
+      const optimizer = adamW({ learningRate: 1e-2, betas: [0.9, 0], eps: 0 })([...model.parameters.values()]);
+      const saved: number[] = [];
+      const training = train({
+        model,
+        optimizer,
+        batches: tinyBatches(tinyExamples(8)),
+        options: trainOptions({ totalSteps, saveSteps }),
+        save: async ({ step }) => void saved.push(step),
+      });
+      await expect(training).rejects.toThrow(
+        /^the update of step 1 left values in .* that are not finite: training stopped/,
+      );
+      expect(saved).toEqual([]);
+      optimizer.dispose();
+      model.dispose();
+    }
+  });
+
   it('refuses gradients whose norm is not finite, and updates nothing with them', async () => {
     const model = tinyModel();
     // Logits near 1, but hidden states of 1e30, whose squares overflow.
@@ -149,7 +174,7 @@ describe('train', () => {
     await expect(training).rejects.toMatchObject({
       name: 'UserError',
       message: expect.stringMatching(
-        /^the norm of the gradients became Infinity: training stopped\. Use a lower/,
+        /^the norm of the gradients became Infinity: training stopped\. Begin again with a lower/,
       ) as string,
     });
     expect(saved).toEqual([]);

@@ -2,7 +2,7 @@ import { UserError } from '@blockwise/errors';
 import type { BatchSource, BatchState } from '@blockwise/loaders';
 import type { StagedModel } from '@blockwise/model-zoo';
 import type { DynamicLossScaler, Optimizer, OptimizerState, Projection } from '@blockwise/optimizers';
-import { byteLengthOf, cast, tf, type AnyTensor, type Parameter } from '@blockwise/tensorflow';
+import { allFinite, byteLengthOf, cast, tf, type AnyTensor, type Parameter } from '@blockwise/tensorflow';
 import { clipCoefficient, clipGradient, sumOfSquares } from './gradient-clipping.ts';
 import { createMicroBatch, disposeMicroBatch, type MicroBatch } from './micro-batch.ts';
 import { learningRateFactor, type SchedulerType } from './schedulers.ts';
@@ -107,7 +107,8 @@ export interface TrainResult {
 /**
  * Trains: takes batches, walks the stages, gives gradients to the optimizer. BAdam's Algorithm 1 (arXiv 2404.02827) is this loop with a
  * BlockOptimizer, which says what is trained at present and switches in endStep().
- * @throws UserError where a loss or the gradients' norm is not finite; nothing is updated by that step, and nothing saved after it
+ * @throws UserError where a loss or the gradients' norm is not finite (nothing is updated by that step, and nothing saved after it), or weights that
+ * are to be saved, as a checkpoint or at the end
  */
 export async function train(parts: TrainParts): Promise<TrainResult> {
   const walk = new StageWalk(parts.model, { keptBytes: parts.options.keptBytes });
@@ -152,6 +153,7 @@ async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResul
     const { microBatches, tokens, examples, epoch } = takeMicroBatches(model, batches, options, step);
     const factor = learningRateFactor(options.lrSchedulerType, step - 1, options.totalSteps, options.warmupSteps);
     const block = optimizer.currentBlock?.index ?? null;
+    const trained = optimizer.trainable;
     optimizer.learningRate = options.learningRate * factor;
     const result = await trainStep(walk, model, optimizer, microBatches, options).finally(() =>
       microBatches.forEach(disposeMicroBatch),
@@ -177,9 +179,11 @@ async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResul
     parts.onStep?.(steps[steps.length - 1]);
 
     const last = step === options.totalSteps;
+    const due = options.saveSteps > 0 && step % options.saveSteps === 0;
+    // The next step's loss would tell, but these weights are about to be saved.
+    if (last || due || signal?.aborted) refuseDiverged(model, trained, step);
     const evaluationDue = options.evalSteps > 0 && step % options.evalSteps === 0;
     if (parts.validation && (last || evaluationDue)) await evaluate(step);
-    const due = options.saveSteps > 0 && step % options.saveSteps === 0;
     if ((due && !last) || signal?.aborted) await parts.save?.(state());
   }
 
@@ -310,8 +314,19 @@ function rounded(gradient: AnyTensor, lossScaler: DynamicLossScaler): tf.Tensor 
   return result;
 }
 
-const diverged =
-  ': training stopped. Use a lower learning_rate or max_grad_norm, or more warm-up; resume_from_checkpoint goes on from the last checkpoint';
+const diverged = ': training stopped. Begin again with a lower learning_rate or max_grad_norm, or more warm-up';
+
+/** @throws UserError where the update of a step left weights that are no numbers */
+function refuseDiverged({ parameters }: StagedModel, trained: ReadonlySet<string>, step: number): void {
+  for (const name of trained) {
+    const parameter = parameters.get(name)!;
+    const values = parameter.acquire();
+    const isFinite = allFinite(values);
+    parameter.release(values);
+    if (!isFinite)
+      throw new UserError(`the update of step ${step} left values in ${name} that are not finite${diverged}`);
+  }
+}
 
 /**
  * Mean cross-entropy over all labels of a source's first epoch, in nats.
