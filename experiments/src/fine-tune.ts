@@ -1,5 +1,5 @@
 import { UserError } from '@blockwise/errors';
-import { resolveModelPath, type BatchSource, type Example } from '@blockwise/loaders';
+import { resolveAdapterPath, resolveModelPath, type BatchSource, type Example } from '@blockwise/loaders';
 import { parameterCount, writeFolderAside } from '@blockwise/model-zoo';
 import { writeReport, writeRunRecord, type RunRecord } from '@blockwise/reporting';
 import { hasBfloat16Products, initTensorFlow, MemoryMeter, readMemory, resetPeakMemory } from '@blockwise/tensorflow';
@@ -131,7 +131,7 @@ function chooseOutputFolder({ outputDir, resumeFromCheckpoint: from }: Options):
 }
 
 async function run(
-  options: Options,
+  given: Options,
   outputDir: string,
   checkpoint: string | undefined,
   ongoing: OngoingRecord,
@@ -141,12 +141,16 @@ async function run(
   const begin = performance.now();
 
   // Everything that can be wrong with names, files and options is found before the engine and the weights are loaded.
+  const hub = hubOptions(given, note);
   const modelFolder =
-    options.modelNameOrPath === 'embedded'
+    given.modelNameOrPath === 'embedded'
       ? embedded.model
-      : await unlessStopped(resolveModelPath(options.modelNameOrPath, hubOptions(options, note)), signal);
+      : await unlessStopped(resolveModelPath(given.modelNameOrPath, hub), signal);
+  const adapter =
+    given.adapterNameOrPath && (await unlessStopped(resolveAdapterPath(given.adapterNameOrPath, hub), signal));
+  const options = { ...given, adapterNameOrPath: adapter };
   const data = await unlessStopped(prepareData(options, modelFolder, note), signal);
-  const read = [modelFolder, ...(checkpoint ? [checkpoint] : [])];
+  const read = [modelFolder, adapter, checkpoint].filter((folder) => folder != null);
   ongoing.folder.refuseToDelete([...read, ...data.files]);
   if (options.exportDir !== null) refuseToExportOver(options.exportDir, [...read, join(outputDir, 'model')]);
   if (options.resumeFromCheckpoint === 'latest')
@@ -209,7 +213,7 @@ async function run(
   }
   const after = result.interrupted ? [] : await answerInTurn(answer, prompts, signal);
   // Last: it uses the model up.
-  if (trained && options.exportDir !== null) {
+  if (!result.interrupted && options.exportDir !== null) {
     await opened.export?.(options.exportDir);
     saveChat(options.exportDir, data.template);
   }
@@ -418,9 +422,8 @@ function showEnd(note: (line: string) => void, record: RunRecord, outputDir: str
     note(`\nprompt: ${prompt.trim()}\n  before: ${before.trim()}\n  after:  ${after?.trim() ?? '(interrupted)'}`);
   }
   const { peakResident, peakAnonymous } = record.memory.measured;
-  const first = record.validation[0]?.loss;
-  const last = record.validation.at(-1)?.loss;
-  if (first && last) note(`\nvalidation loss ${first.toFixed(4)} -> ${last.toFixed(4)}`);
+  const [first, last] = [record.validation[0], record.validation.at(-1)].map((found) => found?.loss?.toFixed(4));
+  if (first) note(`\nvalidation loss ${record.validation.length > 1 ? `${first} -> ${last}` : first}`);
   note(
     `peak memory ${megabytes(peakResident ?? 0)} resident, ${megabytes(peakAnonymous ?? 0)} anonymous; everything is in ${outputDir}`,
   );

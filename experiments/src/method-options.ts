@@ -1,4 +1,4 @@
-import { choice, flag, integer, integerOr, names, orNull, path, real } from './option-kinds.ts';
+import { choice, flag, integer, integerOr, names, orNull, path, pathOrName, real } from './option-kinds.ts';
 import { finetuningTypes, option, type FinetuningType } from './option.ts';
 
 const method = 'Method: which parameters train when';
@@ -135,6 +135,12 @@ export const methodOptions = {
     'Modules outside of the layers that train too (embed_tokens, norm, lm_head).',
   ),
 
+  adapterNameOrPath: option(
+    lora,
+    orNull(pathOrName),
+    { default: null, only: adapters },
+    'A PEFT adapter to go on from, a folder or a hub id; its adapter_config.json stands for the options of fresh ones. With do_train false, export_dir merges it.',
+  ),
   loraRank: option(lora, integer({ min: 1 }), { default: 8, only: adapters }, 'Rank of the adapters.'),
   loraAlpha: option(
     lora,

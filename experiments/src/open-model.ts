@@ -114,11 +114,10 @@ export const openQlora: OpenModel = (options, folder, checkpoint) => {
   return adapted({ ...rest, model: quantized }, options, folder, checkpoint);
 };
 
-/** Adapters beside the weights of `base`, which is taken over: fresh ones, or a checkpoint's. */
+/** Adapters beside the weights of `base`, which is taken over: fresh ones, those of --adapter_name_or_path (a folder by now), or a checkpoint's. */
 function adapted(base: OpenedLlama, options: Options, source: string, checkpoint?: string): TrainedModel {
-  const model = checkpoint
-    ? loadAdapter(base.model, checkpoint, { seed: options.seed })
-    : freshAdapters(base.model, options);
+  const trained = checkpoint ?? options.adapterNameOrPath;
+  const model = trained ? loadAdapter(base.model, trained, { seed: options.seed }) : freshAdapters(base.model, options);
   return {
     model,
     parameters: model.trainable,

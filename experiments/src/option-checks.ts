@@ -100,6 +100,11 @@ const withoutEffect: { names: OptionName[]; when: (options: Options) => boolean;
     when: ({ finetuningType, useBadam }) => /^q?lora$/.test(finetuningType) && !useBadam,
     reason: 'without --use_badam, by which the adapters train block by block',
   },
+  {
+    names: ['loraRank', 'loraAlpha', 'loraDropout', 'loraTarget', 'additionalTarget', 'loraBias', 'useRslora'],
+    when: ({ adapterNameOrPath }) => adapterNameOrPath !== null,
+    reason: 'with --adapter_name_or_path, whose adapter_config.json says it',
+  },
   { names: ['lomoLearningRate'], when: ({ loraOnly }) => loraOnly, reason: 'without --lora_only false' },
   { names: ['badamMode'], when: ({ useBadam }) => !useBadam, reason: 'without --use_badam' },
   {

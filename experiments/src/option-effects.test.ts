@@ -272,6 +272,32 @@ describe('the options of a method', () => {
   });
 });
 
+it.each([
+  ['lora', ''],
+  ['lora', '--lora_only false'],
+  ['qlora', ''],
+])(
+  'adapter_name_or_path: %s %s goes on where the adapter ended, in its shape, and exports it as its own run did',
+  async (type, more) => {
+    const typed = `--finetuning_type ${type} --no_bf16 ${more}`.trim();
+    const merged = (name: string) => scratch(`${type}${more} ${name}`.replaceAll(' ', '-'));
+    const first = await run(`${typed} --lora_rank 3 --learning_rate 0.02 --export_dir ${merged('first')}`);
+    const weights = more ? `--model_name_or_path ${join(first.folder, 'model')} --template alpaca ` : '';
+    const from = `${typed} ${weights}--adapter_name_or_path ${join(first.folder, 'model')}`;
+    const { record } = await run(`${from} --do_train false --export_dir ${merged('again')} --cutoff_len 48`);
+    expect(record.validation).toEqual([{ ...first.record.validation.at(-1)!, step: 0 }]);
+    const file = (name: string) => readFileSync(join(merged(name), 'model.safetensors'));
+    expect(file('again').equals(file('first'))).toBe(true);
+
+    const next = await run(`${from} --lora_rank 5`);
+    expect(next.stderr).toContain('--lora_rank: without effect with --adapter_name_or_path');
+    const config = JSON.parse(readFileSync(join(next.folder, 'model/adapter_config.json'), 'utf8')) as { r: number };
+    expect(config.r).toBe(3);
+    expect(next.record.validation[0].loss).toBe(first.record.validation.at(-1)!.loss);
+    expect(next.record.validation.at(-1)!.loss).not.toBe(first.record.validation.at(-1)!.loss);
+  },
+);
+
 describe('evaluation', () => {
   const at = async (options: string) => (await run(options)).record.validation.map(({ step }) => step);
   it.each([

@@ -220,7 +220,7 @@ export const optionTable = {
     length,
     flag,
     { default: true, mayChange: true },
-    'Train; false only evaluates and answers the samples.',
+    'Train; false only evaluates, answers the samples and writes export_dir.',
   ),
   doPredict: option(
     evaluation,

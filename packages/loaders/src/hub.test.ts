@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { resolveDataset, resolveModelPath } from './hub.ts';
+import { resolveAdapterPath, resolveDataset, resolveModelPath } from './hub.ts';
 import type { DownloadProgress } from './hub-snapshot.ts';
 
 /** A stand-in for the hub: the endpoints, headers and checksums of the real one, and the faults that the tests ask for. */
@@ -141,6 +141,32 @@ async function refusal(promise: Promise<unknown>): Promise<string> {
 }
 
 const blobs = () => readdir(join(folder, 'home/hub/models--org--tiny-llama/blobs'));
+
+describe('an adapter', () => {
+  const adapter = { 'adapter_config.json': '{}', 'adapter_model.safetensors': 'a' };
+
+  it('is the folder itself, or the two files of a hub id', async () => {
+    const own = join(folder, 'own-adapter');
+    await mkdir(own);
+    expect(await resolveAdapterPath(own)).toBe(own);
+    const files = { ...adapter, 'tokenizer.json': '{}', 'optimizer.pt': 'large' };
+    hub.repos.set(
+      'models/org/adapter',
+      new Map(Object.entries(files).map(([path, text]) => [path, Buffer.from(text)])),
+    );
+    expect((await readdir(await resolveAdapterPath('org/adapter'))).sort()).toEqual(Object.keys(adapter));
+    await expect(resolveAdapterPath('org/tiny-llama')).rejects.toThrow(
+      "adapter 'org/tiny-llama': the repository lacks adapter_config.json or adapter_model.safetensors",
+    );
+  });
+
+  it('is no model, and where it belongs is said', async () => {
+    const own = join(folder, 'adapter-as-model');
+    await mkdir(own);
+    for (const [name, text] of Object.entries(adapter)) await writeFile(join(own, name), text);
+    await expect(resolveModelPath(own)).rejects.toThrow(/is a PEFT adapter: give the model that it was trained on/);
+  });
+});
 
 describe('resolveModelPath', () => {
   it('returns a local folder as it is and asks no hub', async () => {

@@ -1,4 +1,5 @@
 import { UserError, nearMatches } from '@blockwise/errors';
+import { existsSync } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
@@ -20,25 +21,50 @@ const dataFile = /\.(json|jsonl|parquet|txt)$/;
  *
  * Only config, generation config, tokenizer and safetensors files are fetched.
  *
- * @throws UserError not a folder and not found on the hub; no safetensors weights there; and what hubSnapshot throws
+ * @throws UserError not a folder and not found on the hub; no safetensors weights there; a PEFT adapter; and what hubSnapshot throws
  */
 export async function resolveModelPath(nameOrPath: string, options: HubOptions = {}): Promise<string> {
+  const folder = await resolveRepository(
+    'model',
+    nameOrPath,
+    'config.json and *.safetensors',
+    selectModelFiles,
+    options,
+  );
+  if (!existsSync(join(folder, 'config.json')) && existsSync(join(folder, adapterFiles[0])))
+    throw new UserError(
+      `model '${nameOrPath}' is a PEFT adapter: give the model that it was trained on, and this folder as its adapter (adapter_name_or_path)`,
+    );
+  return folder;
+}
+
+/**
+ * The folder of a PEFT adapter: as resolveModelPath() finds a model's.
+ * @throws UserError as resolveModelPath(); no adapter_config.json and adapter_model.safetensors there
+ */
+export function resolveAdapterPath(nameOrPath: string, options: HubOptions = {}): Promise<string> {
+  return resolveRepository('adapter', nameOrPath, adapterFiles.join(' and '), selectAdapterFiles, options);
+}
+
+async function resolveRepository(
+  what: 'model' | 'adapter',
+  nameOrPath: string,
+  expected: string,
+  select: (name: string, paths: readonly string[]) => string[],
+  options: HubOptions,
+): Promise<string> {
   const path = localPath(nameOrPath);
   const found = await kindOf(path);
   if (found === 'folder') return path;
-  if (found === 'file') {
+  if (found === 'file')
+    throw new UserError(`${what} '${nameOrPath}': ${path} is a file; expected a folder with ${expected}`);
+  if (looksLikePath(nameOrPath))
     throw new UserError(
-      `model '${nameOrPath}': ${path} is a file; expected a folder with config.json and *.safetensors`,
+      `${what} '${nameOrPath}': no folder ${path}.${await nearPaths(path)} Expected a folder or a hub id.`,
     );
-  }
-  if (looksLikePath(nameOrPath)) {
-    throw new UserError(
-      `model '${nameOrPath}': no folder ${path}.${await nearPaths(path)} Expected a folder or a hub id.`,
-    );
-  }
   const repo = { type: 'model', name: nameOrPath, triedPath: path } as const;
   const { hubSnapshot } = await hub();
-  const snapshot = await hubSnapshot(repo, (paths) => selectModelFiles(nameOrPath, paths), options);
+  const snapshot = await hubSnapshot(repo, (paths) => select(nameOrPath, paths), options);
   return snapshot.folder;
 }
 
@@ -120,6 +146,15 @@ function selectModelFiles(name: string, paths: readonly string[]): string[] {
   const rest = paths.filter((path) => others.test(path) || /^(tokenizer\.model|chat_template\.jinja)$/.test(path));
   // Small files first: a broken configuration shows before gigabytes arrive.
   return [...rest.sort(), ...weights.sort()];
+}
+
+const adapterFiles = ['adapter_config.json', 'adapter_model.safetensors'] as const;
+
+function selectAdapterFiles(name: string, paths: readonly string[]): string[] {
+  if (adapterFiles.every((file) => paths.includes(file))) return [...adapterFiles];
+  throw new UserError(
+    `adapter '${name}': the repository lacks ${adapterFiles.join(' or ')}: it holds no LoRA of PEFT's`,
+  );
 }
 
 function localPath(nameOrPath: string): string {

@@ -3,7 +3,7 @@ export type { Batch, BatchOptions, BatchSource, BatchState } from './batches.ts'
 export { datasetNames } from './dataset-names.ts';
 export { ignoreIndex } from './examples.ts';
 export type { Example } from './examples.ts';
-export { resolveDataset, resolveModelPath } from './hub.ts';
+export { resolveAdapterPath, resolveDataset, resolveModelPath } from './hub.ts';
 export type { DownloadProgress, HubOptions } from './hub-snapshot.ts';
 export { createRandom, shuffle } from './random.ts';
 export type { Random } from './random.ts';
