@@ -5,9 +5,10 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 
 /**
- * Tells transformers what a saved model learnt to talk like: in tokenizer_config.json the chat template that renders as its template does, where
- * the tokenizer has none or another kind; in generation_config.json the tokens that end an answer. (Llama 3's base model ends a text by another
- * token than a turn of its chat.) An adapter has no such files: its base stays as it is.
+ * Tells transformers what a saved model learnt to talk like: in tokenizer_config.json the chat template that renders the same text as its
+ * template (not always the same ids: packages/loaders/README.md), where the tokenizer has none or another kind; in generation_config.json the
+ * tokens that end an answer. (Llama 3's base model ends a text by another token than a turn of its chat.) An adapter has no such files: its base
+ * stays as it is.
  */
 export function saveChat(folder: string, { stopTokenIds, chatTemplate, replacesChatTemplate }: Template): void {
   const file = (name: string) => join(folder, name);

@@ -243,6 +243,15 @@ describe('createBatches refuses', () => {
     expect(refused).toThrow('dataset: no example to make batches of.');
   });
 
+  it('an example whose labels are fewer or more than its tokens', () => {
+    for (const count of [2, 5]) {
+      const uneven = { ...makeExample(1, 3), labels: new Int32Array(count) };
+      expect(() => createBatches([makeExample(0, 4), uneven], { batchSize: 2, padId: 0 })).toThrow(
+        `dataset: example 1 has 3 inputIds and ${count} labels; each token needs one label, -100 where nothing is learnt.`,
+      );
+    }
+  });
+
   it('examples longer than the cutoff, and dropping the only batch', () => {
     const long = () => createBatches([makeExample(0, 9)], { batchSize: 1, padId: 0, cutoffLen: 8 });
     expect(long).toThrow('cutoff_len: example 0 has 9 tokens, more than 8; tokenise with this cutoff_len.');

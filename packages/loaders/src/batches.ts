@@ -76,7 +76,8 @@ export interface BatchSource {
 
 /**
  * Makes batches of examples.
- * @throws UserError for options out of range, no examples, or examples longer than `cutoffLen`.
+ * @throws UserError for options out of range, no examples, or examples longer than `cutoffLen` or with more or fewer
+ *   labels than tokens.
  */
 export function createBatches(examples: readonly Example[], options: BatchOptions): BatchSource {
   checkOptions(examples, options);
@@ -224,6 +225,13 @@ function checkOptions(examples: readonly Example[], options: BatchOptions): void
   if (tooLong >= 0) {
     problems.push(
       `cutoff_len: example ${tooLong} has ${examples[tooLong]!.inputIds.length} tokens, more than ${cutoffLen}; tokenise with this cutoff_len.`,
+    );
+  }
+  const uneven = examples.findIndex(({ inputIds, labels }) => labels.length !== inputIds.length);
+  if (uneven >= 0) {
+    const { inputIds, labels } = examples[uneven]!;
+    problems.push(
+      `dataset: example ${uneven} has ${inputIds.length} inputIds and ${labels.length} labels; each token needs one label, ${ignoreIndex} where nothing is learnt.`,
     );
   }
   if (problems.length > 0) throw new UserError(problems.join('\n'));

@@ -7,14 +7,13 @@ import type { ChatMessage, Tokenizer } from './tokenizer.ts';
  * The tokenizer's own chat template as a `Template`. The whole conversation is rendered and encoded as transformers'
  * `apply_chat_template` does, so that training sees the very ids that generation will; an answer is what the
  * rendering with the answer adds to the rendering that asks for it (`add_generation_prompt`), end markers included. A
- * token that spans the two belongs to the answer.
- * @throws UserError when the tokenizer has no chat template or no end token.
+ * token that spans the two belongs to the answer. The tokenizer has an end token.
+ * @throws UserError when it has no chat template.
  */
 export function chatTemplate(tokenizer: Tokenizer): Template {
-  if (tokenizer.chatTemplate === undefined || tokenizer.eos === undefined) {
-    const lacks = tokenizer.chatTemplate === undefined ? 'chat template' : 'end token (eos_token)';
+  if (tokenizer.chatTemplate === undefined) {
     throw new UserError(
-      `template: the tokenizer of ${tokenizer.folder} has no ${lacks} in tokenizer_config.json; ` +
+      `template: the tokenizer of ${tokenizer.folder} has no chat template in tokenizer_config.json; ` +
         'name a template instead (default, alpaca, llama2, llama3, vanilla).',
     );
   }
@@ -24,7 +23,7 @@ export function chatTemplate(tokenizer: Tokenizer): Template {
   return {
     name: 'tokenizer',
     finalToken: undefined,
-    textEnd: tokenizer.eos.id,
+    textEnd: tokenizer.eos!.id,
     stopTokenIds: stopTokens(tokenizer),
     encodePrompt: (conversation) => encode(render(chatMessages(conversation), true)),
     encodeTurns: (conversation) => {

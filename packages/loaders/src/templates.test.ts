@@ -180,10 +180,15 @@ describe('loadTemplate', () => {
     );
   });
 
-  it('misses an end token', () => {
+  it('misses an end token, and proposes no template that needs one as well', () => {
     const tokenizer = { ...loadTokenizer(goldenPath('byte-level')), eos: undefined };
-    expect(() => loadTemplate('alpaca', tokenizer)).toThrow(
-      'alpaca needs an end token (eos_token), which the tokenizer of',
-    );
+    for (const name of templateNames.filter((some) => some !== 'llama3')) {
+      expect(() => loadTemplate(name, tokenizer)).toThrow(
+        `template: ${name} needs an end token, and the tokenizer of ${tokenizer.folder} names none; set "eos_token" in its tokenizer_config.json to the token that ends a text.`,
+      );
+    }
+    expect(loadTemplate('llama3', tokenizer).stopTokenIds).toContain(tokenizer.tokenId('<|eot_id|>'));
+    const bare = { ...tokenizer, tokenId: () => undefined };
+    expect(() => loadTemplate('llama3', bare)).toThrow(/does not have; use the template this model was made for\.$/);
   });
 });

@@ -133,9 +133,9 @@ export const templateNames: readonly string[] = [...Object.keys(formats), 'token
  *   needs.
  */
 export function loadTemplate(name: string, tokenizer: Tokenizer): Template {
-  if (name === 'tokenizer' || name === 'chat') return chatTemplate(tokenizer);
+  const own = name === 'tokenizer' || name === 'chat';
   const format = Object.hasOwn(formats, name) ? formats[name] : undefined;
-  if (format === undefined) {
+  if (!own && format === undefined) {
     const near = nearMatches(name, templateNames);
     throw new UserError(
       `template: unknown template ${JSON.stringify(name)}.` +
@@ -143,7 +143,14 @@ export function loadTemplate(name: string, tokenizer: Tokenizer): Template {
         ` Known templates: ${templateNames.join(', ')}.`,
     );
   }
-  return formatTemplate(name, format, tokenizer);
+  // Another template is no way out: only those with an end token of their own do without.
+  if (tokenizer.eos === undefined && format?.eos === undefined) {
+    throw new UserError(
+      `template: ${name} needs an end token, and the tokenizer of ${tokenizer.folder} names none; ` +
+        'set "eos_token" in its tokenizer_config.json to the token that ends a text.',
+    );
+  }
+  return format === undefined ? chatTemplate(tokenizer) : formatTemplate(name, format, tokenizer);
 }
 
 function formatTemplate(name: string, format: Format, tokenizer: Tokenizer): Template {
@@ -200,11 +207,10 @@ function resolveTokens(name: string, format: Format, tokenizer: Tokenizer) {
   );
   const missing = needed.filter((token) => tokenizer.tokenId(token) === undefined);
   const endToken = format.eos === undefined ? tokenizer.eos?.id : tokenizer.tokenId(format.eos);
-  if (endToken === undefined && format.eos === undefined) missing.push('an end token (eos_token)');
   if (missing.length > 0) {
     throw new UserError(
       `template: ${name} needs ${missing.join(', ')}, which the tokenizer of ${tokenizer.folder} does not have; ` +
-        'use the template this model was made for, or a plain one (default, alpaca, vanilla).',
+        `use the template this model was made for${tokenizer.eos ? ', or a plain one (default, alpaca, vanilla)' : ''}.`,
     );
   }
   const stopWords = (format.stopWords ?? []).map((token) => tokenizer.tokenId(token));

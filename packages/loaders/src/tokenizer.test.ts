@@ -109,6 +109,86 @@ describe('loadTokenizer', () => {
     expect(loadTokenizer(folder).pad?.token).toBe('<|eom_id|>');
   });
 
+  // Ids and texts here and below are those of transformers 4.57.6 and 5.24.0 for the same folders.
+  it('takes special tokens of special_tokens_map.json, before those of a config without added_tokens_decoder', () => {
+    write('special_tokens_map.json', { eos_token: { content: '<|eot_id|>' } });
+    expect(loadTokenizer(folder)).toMatchObject({ bos: { id: 400 }, eos: { token: '<|eot_id|>', id: 404 } });
+    editConfig(folder, { added_tokens_decoder: {} });
+    expect(loadTokenizer(folder).eos?.id).toBe(401);
+    rmSync(join(folder, 'tokenizer_config.json'));
+    expect(loadTokenizer(folder)).toMatchObject({ bos: undefined, eos: { id: 404 } });
+    write('special_tokens_map.json', { eos_token: '<nope>' });
+    expect(() => loadTokenizer(folder)).toThrow('special_tokens_map.json: "eos_token" is "<nope>", which');
+  });
+
+  it("takes Llama's own special tokens where no file names others and the vocabulary has them", () => {
+    addToTokenizerJson({ id: 406, content: '</s>', special: true });
+    editConfig(folder, { tokenizer_class: 'LlamaTokenizer', bos_token: undefined, eos_token: undefined });
+    expect(loadTokenizer(folder)).toMatchObject({ bos: undefined, eos: { token: '</s>', id: 406 }, unk: undefined });
+    editConfig(folder, { eos_token: null });
+    expect(loadTokenizer(folder).eos).toBeUndefined();
+    editConfig(folder, { tokenizer_class: 'PreTrainedTokenizerFast', eos_token: undefined });
+    expect(loadTokenizer(folder).eos).toBeUndefined();
+  });
+
+  it('opens a tokenizer.json alone, without special tokens', () => {
+    rmSync(join(folder, 'tokenizer_config.json'));
+    const { bos, eos, pad, unk, vocabSize } = loadTokenizer(folder);
+    expect({ bos, eos, pad, unk, vocabSize }).toEqual({ vocabSize: 406 });
+  });
+
+  it('adds the tokens of added_tokens_decoder that tokenizer.json lacks, with their flags', () => {
+    editConfig(folder, {
+      pad_token: '[PAD]',
+      added_tokens_decoder: {
+        400: { content: '<|begin_of_text|>', special: true },
+        407: { content: '[PAD]', special: true },
+        406: { content: '<tool>', rstrip: true, special: false },
+      },
+    });
+    const tokenizer = loadTokenizer(folder);
+    const ids = tokenizer.encode('a<tool> b[PAD]c', { addSpecialTokens: false });
+    expect(ids).toEqual([64, 406, 65, 407, 66]);
+    expect(tokenizer.decode(ids, { skipSpecialTokens: true })).toBe('a<tool>bc');
+    expect(tokenizer).toMatchObject({ pad: { token: '[PAD]', id: 407 }, vocabSize: 408 });
+  });
+
+  it('adds the tokens of added_tokens.json, special where a field names them, if there is no added_tokens_decoder', () => {
+    editConfig(folder, { pad_token: '[PAD]' });
+    write('added_tokens.json', { '[PAD]': 407, '<tool>': 406 });
+    const tokenizer = loadTokenizer(folder);
+    const ids = tokenizer.encode('a<tool> b[PAD]c', { addSpecialTokens: false });
+    expect(ids).toEqual([64, 406, 220, 65, 407, 66]);
+    expect(tokenizer.decode(ids, { skipSpecialTokens: true })).toBe('a<tool> bc');
+    expect(tokenizer.pad).toEqual({ token: '[PAD]', id: 407 });
+    editConfig(folder, { pad_token: undefined, added_tokens_decoder: {} });
+    expect(loadTokenizer(folder).tokenId('<tool>')).toBeUndefined();
+  });
+
+  it.each([
+    ['taken by another token', '<tool>', 5, 406],
+    ['beyond the next free one', '<tool>', 410, 406],
+    ["not the token's own", '<|eot_id|>', 9, 404],
+  ])('refuses an added token whose id is %s', (_, content, id, expected) => {
+    const refused = (file: string) =>
+      expect(() => loadTokenizer(folder)).toThrow(
+        `${join(folder, file)}: the added token "${content}" has id ${id}, but with tokenizer.json it is ${expected}; the two files must come from the same model.`,
+      );
+    write('added_tokens.json', { [content]: id });
+    refused('added_tokens.json');
+    editConfig(folder, { added_tokens_decoder: { [id]: { content } } });
+    refused('tokenizer_config.json');
+  });
+
+  it('refuses added tokens that match whole words only, in tokenizer.json and beside it', () => {
+    const message = `${folder}: the added token "word" has "single_word": true`;
+    editConfig(folder, { added_tokens_decoder: { 406: { content: 'word', single_word: true } } });
+    expect(() => loadTokenizer(folder)).toThrow(message);
+    editConfig(folder, { added_tokens_decoder: undefined });
+    addToTokenizerJson({ id: 406, content: 'word', single_word: true });
+    expect(() => loadTokenizer(folder)).toThrow(message);
+  });
+
   it('leaves out ids outside the vocabulary, and decodes nothing to nothing', () => {
     const tokenizer = loadTokenizer(folder);
     expect(tokenizer.decode([])).toBe('');
@@ -144,9 +224,18 @@ describe('loadTokenizer', () => {
     );
     rmSync(file);
     expect(() => loadTokenizer(folder)).toThrow(
-      `${file}: no such file. A model folder needs tokenizer.json and tokenizer_config.json`,
+      `${file}: no such file. A model folder needs a tokenizer.json (a tokenizer.model alone is not read`,
     );
   });
+
+  function write(name: string, json: object): void {
+    writeFileSync(join(folder, name), JSON.stringify(json));
+  }
+
+  function addToTokenizerJson(token: object): void {
+    const json = JSON.parse(readFileSync(join(folder, 'tokenizer.json'), 'utf8')) as { added_tokens: object[] };
+    write('tokenizer.json', { ...json, added_tokens: [...json.added_tokens, token] });
+  }
 });
 
 function copyOfByteLevel(): string {

@@ -4,6 +4,8 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Template as JinjaTemplate } from '@huggingface/jinja';
 import { Tokenizer as TokenizersJs } from '@huggingface/tokenizers';
+import { appendAddedTokens, refuseWholeWordTokens } from './added-tokens.ts';
+import { isObject, type JsonRecord } from './json-record.ts';
 import { createStreamDecoder } from './stream-decoder.ts';
 import type { StreamDecoder } from './stream-decoder.ts';
 
@@ -55,22 +57,34 @@ export interface Tokenizer {
   applyChatTemplate(messages: readonly ChatMessage[], options?: { addGenerationPrompt?: boolean }): string;
 }
 
-type JsonObject = Record<string, unknown>;
+/** The special tokens of Llama's own class, where no file names others. */
+const llamaTokens: JsonRecord = { bos_token: '<s>', eos_token: '</s>', unk_token: '<unk>' };
 
 /**
- * Loads the tokenizer of a model folder: tokenizer.json and tokenizer_config.json (and chat_template.jinja where
- * there is one), run by @huggingface/tokenizers. Ids equal those of the Python package `tokenizers` on the same
- * tokenizer.json.
- * @throws UserError naming the file when one is missing or broken.
+ * Loads the tokenizer of a model folder: tokenizer.json and, where they are there, tokenizer_config.json,
+ * special_tokens_map.json, added_tokens.json and chat_template.jinja, run by @huggingface/tokenizers. Ids equal those
+ * of the Python package `tokenizers` on the same tokenizer.json; special and added tokens are those of transformers.
+ * @throws UserError naming the file when one is broken or contradicts tokenizer.json, or tokenizer.json is missing.
  */
 export function loadTokenizer(folder: string): Tokenizer {
   const hash = createHash('sha256');
   const json = readJson(join(folder, 'tokenizer.json'), hash);
-  const config = readJson(join(folder, 'tokenizer_config.json'), hash);
+  const optional = (name: string): JsonRecord =>
+    existsSync(join(folder, name)) ? readJson(join(folder, name), hash) : {};
+  const config = optional('tokenizer_config.json');
+  // As in transformers: these older files count only beside a config without added_tokens_decoder.
+  const older = (name: string): JsonRecord => (config.added_tokens_decoder === undefined ? optional(name) : {});
+  const map = older('special_tokens_map.json');
+  const added = older('added_tokens.json');
   const chatTemplate = readChatTemplate(folder, config);
   if (chatTemplate !== undefined) hash.update(chatTemplate);
+  const isLlama = /^(Code)?LlamaTokenizer/.test(String(config.tokenizer_class));
+  const named: JsonRecord = { ...(isLlama && llamaTokens), ...config, ...map };
+  appendAddedTokens(folder, json, { config, added, special: specialTexts(named) });
+  refuseWholeWordTokens(folder, json);
   const inner = construct(folder, json, config);
-  const special = (field: string): SpecialToken | undefined => specialToken(folder, inner, config, field);
+  const special = (field: string): SpecialToken | undefined =>
+    specialToken(folder, inner, { named, config, map }, field);
   const [bos, eos, unk] = [special('bos_token'), special('eos_token'), special('unk_token')];
   const pad = special('pad_token');
   const cleanUp = config.clean_up_tokenization_spaces === true;
@@ -83,7 +97,7 @@ export function loadTokenizer(folder: string): Tokenizer {
     pad: pad ?? eos,
     unk,
     // As transformers: a setting of Llama's own class, and there on by default.
-    addBosToken: /^(Code)?LlamaTokenizer/.test(String(config.tokenizer_class)) && config.add_bos_token !== false,
+    addBosToken: isLlama && config.add_bos_token !== false,
     chatTemplate,
     fingerprint: hash.digest('hex'),
     encode: (text, { addSpecialTokens = true } = {}) =>
@@ -101,7 +115,7 @@ export function loadTokenizer(folder: string): Tokenizer {
   return tokenizer;
 }
 
-function construct(folder: string, json: JsonObject, config: JsonObject): TokenizersJs {
+function construct(folder: string, json: JsonRecord, config: JsonRecord): TokenizersJs {
   splitAtWords(json);
   try {
     const inner = new TokenizersJs(json, config);
@@ -118,19 +132,26 @@ function construct(folder: string, json: JsonObject, config: JsonObject): Tokeni
 function specialToken(
   folder: string,
   inner: TokenizersJs,
-  config: JsonObject,
+  { named, config, map }: Record<'named' | 'config' | 'map', JsonRecord>,
   field: string,
 ): SpecialToken | undefined {
-  const token = tokenText(config[field]);
+  const token = tokenText(named[field]);
   if (token === undefined) return undefined;
   const id = inner.token_to_id(token);
-  if (id === undefined) {
-    throw new UserError(
-      `${join(folder, 'tokenizer_config.json')}: "${field}" is ${JSON.stringify(token)}, which tokenizer.json does not have; ` +
-        'the two files must come from the same model.',
-    );
-  }
-  return { token, id };
+  if (id !== undefined) return { token, id };
+  // A default of the class that this vocabulary does without.
+  if (!(field in config || field in map)) return undefined;
+  const file = field in map ? 'special_tokens_map.json' : 'tokenizer_config.json';
+  throw new UserError(
+    `${join(folder, file)}: "${field}" is ${JSON.stringify(token)}, which tokenizer.json does not have; ` +
+      'the two files must come from the same model.',
+  );
+}
+
+/** The texts of all special tokens in fields such as `pad_token` and `additional_special_tokens`. */
+function specialTexts(named: JsonRecord): Set<string | undefined> {
+  const fields = Object.keys(named).filter((name) => /_tokens?$/.test(name));
+  return new Set(fields.flatMap((name) => [named[name]].flat().map(tokenText)));
 }
 
 /** `applyChatTemplate`, whose template is parsed on first use: few runs need it. */
@@ -156,10 +177,10 @@ function chatRenderer(
   };
 }
 
-function readJson(path: string, hash: { update(data: Uint8Array): unknown }): JsonObject {
+function readJson(path: string, hash: { update(data: Uint8Array): unknown }): JsonRecord {
   if (!existsSync(path)) {
     throw new UserError(
-      `${path}: no such file. A model folder needs tokenizer.json and tokenizer_config.json (a tokenizer.model alone is not read: ` +
+      `${path}: no such file. A model folder needs a tokenizer.json (a tokenizer.model alone is not read: ` +
         'convert it with transformers, AutoTokenizer.from_pretrained(...).save_pretrained(...)).',
     );
   }
@@ -167,8 +188,8 @@ function readJson(path: string, hash: { update(data: Uint8Array): unknown }): Js
     const bytes = readFileSync(path);
     hash.update(bytes);
     const value: unknown = JSON.parse(bytes.toString('utf8'));
-    if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new Error('expected a JSON object');
-    return value as JsonObject;
+    if (!isObject(value)) throw new Error('expected a JSON object');
+    return value;
   } catch (error) {
     throw new UserError(`${path}: cannot be read as JSON (${(error as Error).message}). Download the file again.`);
   }
@@ -177,7 +198,7 @@ function readJson(path: string, hash: { update(data: Uint8Array): unknown }): Js
 /**
  * chat_template.jinja, else `chat_template` of the config: a string, or named templates of which "default" is taken.
  */
-function readChatTemplate(folder: string, config: JsonObject): string | undefined {
+function readChatTemplate(folder: string, config: JsonRecord): string | undefined {
   const file = join(folder, 'chat_template.jinja');
   if (existsSync(file)) return readFileSync(file, 'utf8');
   const field = config.chat_template;
@@ -201,8 +222,8 @@ function tokenText(value: unknown): string | undefined {
  * word, so cutting there first gives the same ids, in half the time on Alpaca-GPT4. Changes tokenizer.json's
  * object in place.
  */
-function splitAtWords(json: JsonObject): void {
-  const model = json.model as JsonObject | undefined;
+function splitAtWords(json: JsonRecord): void {
+  const model = json.model as JsonRecord | undefined;
   if (json.pre_tokenizer != null || model?.type !== 'BPE' || model.ignore_merges === true) return;
   if (model.continuing_subword_prefix || model.end_of_word_suffix || !Array.isArray(model.merges)) return;
   const crosses = (merge: unknown): boolean =>
