@@ -139,11 +139,10 @@ function specialToken(
   if (token === undefined) return undefined;
   const id = inner.token_to_id(token);
   if (id !== undefined) return { token, id };
-  // A default of the class that this vocabulary does without.
-  if (!(field in config || field in map)) return undefined;
-  const file = field in map ? 'special_tokens_map.json' : 'tokenizer_config.json';
+  // A default of the class, or of an older file, that this vocabulary does without.
+  if (field in map || !(field in config)) return undefined;
   throw new UserError(
-    `${join(folder, file)}: "${field}" is ${JSON.stringify(token)}, which tokenizer.json does not have; ` +
+    `${join(folder, 'tokenizer_config.json')}: "${field}" is ${JSON.stringify(token)}, which tokenizer.json does not have; ` +
       'the two files must come from the same model.',
   );
 }
