@@ -184,18 +184,24 @@ export function helpText(): string {
     const listed = names.filter((name) => table[name]!.topic === topic);
     return `${topic}\n${listed.map((name) => helpOf(name)).join('\n')}`;
   });
-  return `Fine-tunes a Llama on instructions: BAdam (block coordinate Adam, arXiv 2404.02827) and other methods.
+  return `Fine-tunes a Llama on instructions: BAdam (block coordinate Adam, arXiv
+2404.02827) and other methods.
 
-  npx nx run experiments:alpaca-llama               the embedded model and data, offline
-  npx nx run experiments:alpaca-llama --model_name_or_path <folder or hub id> --dataset <file or name> ...
-  npx nx run experiments:alpaca-llama -- --help     this text
+  npx nx run experiments:alpaca-llama             the embedded model, offline
+  npx nx run experiments:alpaca-llama -- --help   this text
+  npx nx run experiments:alpaca-llama --model_name_or_path <folder or hub id> \\
+      --dataset <file or name> ...
 
 Names may be written with _, with - or in camel case, values after a space or =.
---no_plot_loss is --plot_loss false. Relative paths start where you call (nx: at the workspace's root).
+--no_plot_loss is --plot_loss false. Relative paths start where you call (nx: at
+the workspace's root).
 
 ${sections.join('\n\n')}
 `;
 }
+
+/** Columns of a terminal. */
+const helpWidth = 80;
 
 function helpOf(name: OptionName): string {
   const { kind, help, unit, default: general, embedded, of = {}, only, aliases } = table[name]!;
@@ -207,8 +213,8 @@ function helpOf(name: OptionName): string {
     ...(only ? [`For ${only.join(', ')}.`] : []),
     ...(aliases ? [`Also: ${aliases.map((alias) => `--${alias}`).join(', ')}.`] : []),
   ];
-  const lines = wrap(`${help} ${facts.join(' ')}`, 100);
-  return [`  --${typedName(name)} ${kind.label}`, ...lines.map((line) => `      ${line}`)].join('\n');
+  const [first, ...more] = wrap(`--${typedName(name)} ${kind.label}`, 10);
+  return [`  ${first!.trimStart()}`, ...more, ...wrap(`${help} ${facts.join(' ')}`, 6)].join('\n');
 }
 
 function shownValue(value: unknown): string {
@@ -218,12 +224,13 @@ function shownValue(value: unknown): string {
   return typeof value === 'number' && value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential() : String(value);
 }
 
-function wrap(text: string, width: number): string[] {
+/** Indented lines of a terminal's width; text breaks after spaces, and after the bars between an option's values. */
+function wrap(text: string, indent: number): string[] {
   const lines = [''];
-  for (const word of text.split(' ')) {
-    const longer = lines.at(-1) === '' ? word : `${lines.at(-1)} ${word}`;
-    if (longer.length > width) lines.push(word);
+  for (const word of text.split(/(?<=[ |])/)) {
+    const longer = lines.at(-1)! + word;
+    if (indent + longer.trimEnd().length > helpWidth) lines.push(word);
     else lines[lines.length - 1] = longer;
   }
-  return lines;
+  return lines.map((line) => ' '.repeat(indent) + line.trimEnd());
 }

@@ -429,14 +429,26 @@ describe('a loss that is no number', () => {
     const { code, stderr } = await command(
       ...small,
       ...words('--max_steps 40 --learning_rate 1e38 --lr_scheduler_type constant --weight_decay 0 --save_steps 1'),
-      ...['--evaluation_strategy', 'no', '--output_dir', folder],
+      ...words('--logging_steps 10 --plot_loss --evaluation_strategy no --output_dir'),
+      folder,
     );
     expect(stderr).toMatch(/^error: the (loss|norm of the gradients) became (NaN|-?Infinity): training stopped/);
     expect(code).toBe(2);
-    const { status, error, steps } = readRecord(folder);
+    const { status, error, steps, ...record } = readRecord(folder);
     expect(status).toBe('failed');
     expect(error).toContain('became');
     expect(steps.length).toBeGreaterThan(0);
+    // All but what the end of training would have shown is as in a run that went well, and the report is made of it.
+    const { model, data, versions, memory, blockHistory } = readRecord(earlier);
+    expect(record).toMatchObject({ model, data, versions });
+    expect(record.memory.planned!.optimizerStates).toBe(memory.planned!.optimizerStates);
+    expect(record.blockHistory).toEqual([{ ...blockHistory[0], lastStep: steps.length }]);
+    expect(record.timing.total).toBeGreaterThan(0);
+    expect(readFileSync(join(folder, 'loss.csv'), 'utf8').trimEnd().split('\n')).toHaveLength(1 + steps.length);
+    expect(readFileSync(join(folder, 'memory.md'), 'utf8')).toContain('- run: failed');
+    expect(existsSync(join(folder, 'loss.png'))).toBe(true);
+    const log = readFileSync(join(folder, 'log.jsonl'), 'utf8').trimEnd().split('\n');
+    expect(log.map((line) => (JSON.parse(line) as { step: number }).step)).toEqual([steps.length]);
     expect(existsSync(join(folder, `checkpoint-${steps.length}`, 'trainer_state.json'))).toBe(true);
     expect(existsSync(join(folder, '.running'))).toBe(false);
   });

@@ -1,7 +1,7 @@
 import { UserError } from '@blockwise/errors';
 import { resolveAdapterPath, resolveModelPath, type BatchSource, type Example } from '@blockwise/loaders';
 import { parameterCount, writeFolderAside } from '@blockwise/model-zoo';
-import { writeReport, writeRunRecord, type RunRecord } from '@blockwise/reporting';
+import type { RunRecord } from '@blockwise/reporting';
 import { hasBfloat16Products, initTensorFlow, MemoryMeter, readMemory, resetPeakMemory } from '@blockwise/tensorflow';
 import {
   evaluateLoss,
@@ -26,13 +26,14 @@ import { hubOptions } from './hub-options.ts';
 import { methods } from './methods.ts';
 import { storageOf, type TrainedModel } from './open-model.ts';
 import type { Options } from './options.ts';
-import { checkExportFolder, claimOutputFolder, refuseToExportOver, type OutputFolder } from './output-folder.ts';
+import { OngoingRecord } from './ongoing-record.ts';
+import { checkExportFolder, claimOutputFolder, refuseToExportOver } from './output-folder.ts';
 import { chooseCheckpoint, settingsOf } from './resume.ts';
 import { planRun, stepOptions } from './plan-run.ts';
 import { prepareData, promptOf, type PreparedData } from './prepare-data.ts';
 import { createProgress, type Progress } from './progress.ts';
-import { finishedRecord, openRecord, stepEntry, validationEntry } from './record.ts';
-import { openRunLogs } from './run-logs.ts';
+import { finishedRecord, stepEntry, validationEntry, type RunParts } from './record.ts';
+import { meanLoss, openRunLogs } from './run-logs.ts';
 import { saveChat } from './save-chat.ts';
 
 /** What a caller may watch and steer. */
@@ -72,10 +73,9 @@ export async function fineTune(
   if (options.exportDir !== null) checkExportFolder(options.exportDir);
   const resume = options.resumeFromCheckpoint !== null;
   const folder = claimOutputFolder(outputDir, { overwrite: options.overwriteOutputDir, resume, checkpoint });
-  const ongoing = new OngoingRecord(join(outputDir, 'run.json'), openRecord(options, command), folder);
+  const ongoing = new OngoingRecord(folder, outputDir, options, command);
   try {
     const result = await run(options, outputDir, checkpoint, ongoing, control);
-    writeReport(outputDir, result.record, { plotLoss: options.plotLoss });
     ongoing.end(result.record);
     return { outputDir, ...result };
   } catch (error) {
@@ -83,41 +83,6 @@ export async function fineTune(
     throw error;
   } finally {
     folder.release();
-  }
-}
-
-/** The record of a run in hand, and its file from the moment that training begins. */
-class OngoingRecord {
-  private begun = false;
-
-  constructor(
-    private readonly path: string,
-    readonly record: RunRecord,
-    readonly folder: OutputFolder,
-  ) {}
-
-  /** Training is about to begin: what an earlier run left goes, and run.json says that this one runs. */
-  begin(resumed: TrainState | undefined): void {
-    this.folder.clear();
-    this.begun = true;
-    this.record.steps = (resumed?.steps ?? []).map(stepEntry);
-    this.record.validation = (resumed?.validation ?? []).map(validationEntry);
-    writeRunRecord(this.path, this.record);
-  }
-
-  end(finished: RunRecord): void {
-    writeRunRecord(this.path, finished);
-  }
-
-  /** Keeps the losses up to the failure, where that can be written: on a full disk the failure itself says more. */
-  fail({ message }: Error): void {
-    if (!this.begun) return;
-    const failed = { status: 'failed', error: message, finishedAt: new Date().toISOString() } as const;
-    try {
-      writeRunRecord(this.path, { ...this.record, ...failed });
-    } catch {
-      // run.json still says that the run is running, as after a kill.
-    }
   }
 }
 
@@ -138,7 +103,6 @@ async function run(
   { stream = process.stdout, signal }: FineTuneControl,
 ) {
   const note = (line: string) => void stream.write(`${line}\n`);
-  const begin = performance.now();
 
   // Everything that can be wrong with names, files and options is found before the engine and the weights are loaded.
   const hub = hubOptions(given, note);
@@ -186,22 +150,9 @@ async function run(
   const meter = new MemoryMeter();
   const evaluated = options.doTrain ? undefined : await evaluateOnly(opened, chosen, data, state, signal);
   signal?.throwIfAborted();
-  ongoing.begin(state);
-  const result =
-    evaluated ??
-    (await trainWithLogs({
-      options,
-      outputDir,
-      opened,
-      chosen,
-      data,
-      settings,
-      fingerprint,
-      state,
-      stream,
-      signal,
-      ongoing,
-    }));
+  const parts = { options, outputDir, opened, chosen, data, settings, fingerprint, planned, state, stream, signal };
+  const record = ongoing.begin(parts);
+  const result = evaluated ?? (await trainWithLogs(parts, record));
   const peaks = meter.stop();
 
   const trained = options.doTrain && !result.interrupted;
@@ -217,21 +168,12 @@ async function run(
     await opened.export?.(options.exportDir);
     saveChat(options.exportDir, data.template);
   }
-  const seconds = (performance.now() - begin) / 1000;
-  const finished = finishedRecord(ongoing.record, {
-    opened,
-    chosen,
-    data,
-    result,
-    planned,
-    peaks,
-    samples: prompts.map((ids, i) => ({
-      prompt: data.tokenizer.decode(ids, { skipSpecialTokens: true }),
-      before: before[i],
-      after: after[i] ?? null,
-    })),
-    seconds,
-  });
+  const samples = prompts.map((ids, i) => ({
+    prompt: data.tokenizer.decode(ids, { skipSpecialTokens: true }),
+    before: before[i],
+    after: after[i] ?? null,
+  }));
+  const finished = finishedRecord(record, { chosen, result, peaks, samples });
   showEnd(note, finished, outputDir);
   chosen.optimizer.dispose();
   opened.model.dispose();
@@ -249,7 +191,7 @@ async function unlessStopped<T>(work: Promise<T>, signal?: AbortSignal): Promise
 function trainOptions(options: Options, data: PreparedData): TrainOptions {
   const perEpoch = stepsPerEpoch(data.batches.batchesPerEpoch, options.gradientAccumulationSteps);
   const totalSteps = options.maxSteps > 0 ? options.maxSteps : Math.ceil(options.numTrainEpochs * perEpoch);
-  const evalSteps = { no: 0, steps: options.evalSteps, epoch: perEpoch }[options.evaluationStrategy];
+  const evalSteps = { no: 0, steps: inSteps(options.evalSteps, totalSteps), epoch: perEpoch };
   return {
     totalSteps,
     ...stepOptions(options),
@@ -257,9 +199,14 @@ function trainOptions(options: Options, data: PreparedData): TrainOptions {
     lrSchedulerType: options.lrSchedulerType,
     // transformers: warmup_steps, where given, goes before warmup_ratio.
     warmupSteps: options.warmupSteps > 0 ? options.warmupSteps : Math.ceil(totalSteps * options.warmupRatio),
-    evalSteps,
-    saveSteps: options.saveSteps,
+    evalSteps: evalSteps[options.evaluationStrategy],
+    saveSteps: inSteps(options.saveSteps, totalSteps),
   };
+}
+
+/** A number of steps; transformers rounds a share of all steps up. */
+function inSteps(stepsOrShare: number, totalSteps: number): number {
+  return stepsOrShare < 1 ? Math.ceil(totalSteps * stepsOrShare) : stepsOrShare;
 }
 
 /** What the model is asked before and after. */
@@ -288,30 +235,24 @@ async function answerAndDispose(
   return given;
 }
 
-interface TrainingParts {
+interface TrainingParts extends RunParts {
   options: Options;
   outputDir: string;
-  opened: TrainedModel;
-  chosen: ChosenOptimizer;
-  data: PreparedData;
   settings: TrainOptions;
   fingerprint: Fingerprint;
-  state: TrainState | undefined;
   stream: NodeJS.WriteStream;
   signal: AbortSignal | undefined;
-  ongoing: OngoingRecord;
 }
 
-async function trainWithLogs(parts: TrainingParts): Promise<TrainResult> {
-  const { options, outputDir, opened, chosen, data, settings, fingerprint, state, stream, ongoing } = parts;
+/** Trains, and adds each step and validation to the record, the terminal and the logs. */
+async function trainWithLogs(parts: TrainingParts, record: RunRecord): Promise<TrainResult> {
+  const { options, outputDir, opened, chosen, data, settings, fingerprint, state, stream } = parts;
   const doneSteps = state?.step ?? 0;
-  const progress = createProgress({
-    totalSteps: settings.totalSteps,
-    doneSteps,
-    loggingSteps: options.loggingSteps,
-    stream,
-  });
+  const { totalSteps } = settings;
+  const loggingSteps = inSteps(options.loggingSteps, totalSteps);
+  const progress = createProgress({ totalSteps, doneSteps, loggingSteps, stream });
   const logs = openRunLogs(options, outputDir, doneSteps, progress.note);
+  let unlogged: StepRecord | undefined;
   try {
     return await train({
       model: opened.model,
@@ -322,18 +263,24 @@ async function trainWithLogs(parts: TrainingParts): Promise<TrainResult> {
       ...(state ? { resume: state } : {}),
       ...(parts.signal ? { signal: parts.signal } : {}),
       onStep: (step) => {
-        ongoing.record.steps.push(stepEntry(step));
-        showStep(progress, step, chosen);
-        if (step.step % options.loggingSteps === 0 || step.step === settings.totalSteps) logs.step(step);
+        record.steps.push(stepEntry(step));
+        unlogged = { ...step, loss: meanLoss(record.steps, loggingSteps) };
+        showStep(progress, unlogged, chosen);
+        if (step.step % loggingSteps !== 0 && step.step !== totalSteps) return;
+        logs.step(unlogged);
+        unlogged = undefined;
       },
       onValidation: (validation) => {
         const { step, loss } = validation;
-        ongoing.record.validation.push(validationEntry(validation));
+        record.validation.push(validationEntry(validation));
         progress.note(`step ${step}: validation loss ${loss.toFixed(4)}`);
         logs.validation(validation);
       },
       save: async (now) => progress.note(`saved ${await saveCheckpoint(outputDir, opened.save, now, fingerprint)}`),
     });
+  } catch (error) {
+    if (unlogged) logs.step(unlogged);
+    throw error;
   } finally {
     progress.stop();
     logs.close();

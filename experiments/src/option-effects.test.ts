@@ -303,6 +303,7 @@ describe('evaluation', () => {
   it.each([
     ['--evaluation_strategy no', []],
     ['--evaluation_strategy steps --eval_steps 3', [0, 3, 4]],
+    ['--eval_steps 0.3', [0, 2, 4]], // ceil(1.2) of 4, as in transformers
     ['--eval_strategy epoch --per_device_train_batch_size 16', [0, 2, 4]],
     ['--val_size 0', []],
   ])('%s: after steps %j', async (options, steps) => expect(await at(options)).toEqual(steps));
@@ -322,10 +323,11 @@ describe('output', () => {
   it('save_steps: none at 0, else every so many, the last step being the model itself', async () => {
     expect(checkpoints((await run('--save_steps 0')).folder)).toEqual([]);
     expect(checkpoints((await run('--save_steps 1')).folder)).toEqual(['checkpoint-1', 'checkpoint-2', 'checkpoint-3']);
+    expect(checkpoints((await run('--save_steps 0.75')).folder)).toEqual(['checkpoint-3']);
   });
 
-  it('logging_steps: lines of the log and of the progress, and the last step', async () => {
-    const { folder, stdout } = await run('--logging_steps 3 --evaluation_strategy no');
+  it.each(['3', '0.6'])('logging_steps %s: lines of the log and of the progress, and the last step', async (steps) => {
+    const { folder, stdout } = await run(`--logging_steps ${steps} --evaluation_strategy no`);
     const log = readFileSync(join(folder, 'log.jsonl'), 'utf8').trim().split('\n');
     expect(log.map((line) => (JSON.parse(line) as { step: number }).step)).toEqual([3, 4]);
     expect(stdout.match(/^step \d+\/4 \|/gm)).toEqual(['step 1/4 |', 'step 3/4 |', 'step 4/4 |']);

@@ -67,6 +67,22 @@ function parseNumber(word: string, { min, max, below }: Range, whole: boolean): 
   throw new Error(`expected a${whole ? ' whole' : ''} number${bounds.length > 0 ? `, ${bounds.join(' and ')}` : ''}`);
 }
 
+/** A number of steps, or, below 1, a share of all steps, as transformers' eval_steps, logging_steps and save_steps may be. */
+export function stepsOrShare(range: Range): Kind<number> {
+  return {
+    label: '<integer>|<share>',
+    parse(word) {
+      const share = decimal.test(word) ? Number(word) : Number.NaN;
+      if (share > 0 && share < 1) return share;
+      try {
+        return parseNumber(word, range, true);
+      } catch (error) {
+        throw new Error(`${(error as Error).message}, or a share of all steps below 1`, { cause: error });
+      }
+    },
+  };
+}
+
 /** A whole number, or a word that stands for a value of its own; `-1`, which means that word or something else, is left as it is. */
 export function integerOr<const W extends string>(word: W, range: Range): Kind<number | W> {
   return {

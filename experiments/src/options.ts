@@ -10,6 +10,7 @@ import {
   pathOrName,
   pathsOrNames,
   real,
+  stepsOrShare,
 } from './option-kinds.ts';
 import type { Kind } from './option-kinds.ts';
 import { methodOptions } from './method-options.ts';
@@ -273,8 +274,8 @@ export const optionTable = {
   ),
   evalSteps: option(
     evaluation,
-    integer({ min: 1 }),
-    { default: 100, embedded: 25, unit: 'steps', mayChange: true },
+    stepsOrShare({ min: 1 }),
+    { default: 100, embedded: 25, unit: 'steps, below 1 a share of all steps', mayChange: true },
     'Steps between two validations.',
   ),
   perDeviceEvalBatchSize: option(
@@ -304,15 +305,15 @@ export const optionTable = {
   ),
   saveSteps: option(
     output,
-    integer({ min: 0 }),
-    { default: 500, unit: 'steps', mayChange: true },
+    stepsOrShare({ min: 0 }),
+    { default: 500, unit: 'steps, below 1 a share of all steps', mayChange: true },
     'Steps between two checkpoints; 0 saves only at the end.',
   ),
   loggingSteps: option(
     output,
-    integer({ min: 1 }),
-    { default: 10, unit: 'steps', mayChange: true },
-    'Steps between two lines of log.',
+    stepsOrShare({ min: 1 }),
+    { default: 10, unit: 'steps, below 1 a share of all steps', mayChange: true },
+    'Steps between two lines of log; their loss is the mean since the line before.',
   ),
   reportTo: option(
     output,

@@ -1,9 +1,7 @@
-import { SingleBar } from 'cli-progress';
-
 /** What is shown of one step. */
 export interface StepProgress {
   step: number;
-  /** Nats a label token. */
+  /** Nats a label token: the mean since the last line of log. */
   loss: number;
   learningRate: number;
   /** Name of the active block; null when all parameters train. */
@@ -18,7 +16,7 @@ export interface Progress {
   step(report: StepProgress): void;
   /** A line of its own: above the bar, or between the plain lines. */
   note(text: string): void;
-  /** Leaves the terminal as it was. Call it before any other output, also on a failure or an interrupt. */
+  /** Ends the bar: what is written next is below it. Call it before any other output, also on a failure or an interrupt. */
   stop(): void;
 }
 
@@ -60,12 +58,17 @@ function lineProgress(
     step(report) {
       const left = remaining(report.step);
       const due = report.step % loggingSteps === 0 || report.step === doneSteps + 1 || report.step === totalSteps;
-      if (due) stream.write(`step ${report.step}/${totalSteps} | ${describe(report)} | ETA ${duration(left)}\n`);
+      if (due) stream.write(`${[`step ${report.step}/${totalSteps}`, ...describe(report, left)].join(' | ')}\n`);
     },
     note: (text) => void stream.write(`${text}\n`),
     stop() {},
   };
 }
+
+/** Characters of a bar. */
+const barSize = 16;
+/** To the first column; clear the line. No position on the screen is kept: what is written scrolls it. */
+const clearLine = '\r\u001b[K';
 
 function barProgress(
   totalSteps: number,
@@ -73,40 +76,38 @@ function barProgress(
   stream: NodeJS.WriteStream,
   remaining: (step: number) => number,
 ): Progress {
-  const bar = new SingleBar({
-    stream,
-    format: '{bar} {value}/{total} | {report}',
-    barsize: 16,
-    barCompleteChar: '█',
-    barIncompleteChar: '░',
-    // The loop owns signals and the cursor: a killed run must not leave a terminal without one.
-    gracefulExit: false,
-    hideCursor: false,
-    forceRedraw: true,
-    fps: 10,
-    etaBuffer: 1,
-  });
-  bar.start(totalSteps, doneSteps, { report: 'starting' });
+  let line = '';
+  const draw = (step: number, parts: readonly string[]) => {
+    const full = Math.round((barSize * step) / totalSteps);
+    const bar = `${'█'.repeat(full)}${'░'.repeat(barSize - full)} ${step}/${totalSteps}`;
+    // A character in the last column would leave it to the terminal where the cursor is.
+    line = fitted([bar, ...parts], (stream.columns || 80) - 1);
+    stream.write(`${clearLine}${line}`);
+  };
+  draw(doneSteps, ['starting']);
   return {
-    step(report) {
-      bar.update(report.step, { report: `${describe(report)} | ETA ${duration(remaining(report.step))}` });
-    },
-    note(text) {
-      stream.write(`\r\u001b[K${text}\n`);
-    },
-    stop: () => bar.stop(),
+    step: (report) => draw(report.step, describe(report, remaining(report.step))),
+    note: (text) => void stream.write(`${clearLine}${text}\n${line}`),
+    stop: () => void stream.write('\n'),
   };
 }
 
-function describe({ loss, learningRate, block, tokensPerSecond, residentBytes }: StepProgress): string {
-  const parts = [
+/** As many of the parts as a line has room for, from the first. */
+function fitted(parts: readonly string[], width: number): string {
+  const lines = parts.map((_, i) => parts.slice(0, i + 1).join(' | '));
+  return lines.findLast((line) => line.length <= width) ?? parts[0]!.slice(0, width);
+}
+
+/** What is said of a step with so many seconds left after it; what a narrow terminal may do without comes last. */
+function describe({ loss, learningRate, block, tokensPerSecond, residentBytes }: StepProgress, left: number): string[] {
+  return [
+    `ETA ${duration(left)}`,
     `loss ${loss.toFixed(4)}`,
-    `lr ${learningRate.toExponential(2)}`,
-    ...(block === null ? [] : [`block ${block}`]),
     `${Math.round(tokensPerSecond).toLocaleString('en-US')} tokens/s`,
     `${(residentBytes / 1e9).toFixed(2)} GB`,
+    `lr ${learningRate.toExponential(2)}`,
+    ...(block === null ? [] : [`block ${block}`]),
   ];
-  return parts.join(' | ');
 }
 
 /** `75` -> `1m15s`, `5400` -> `1h30m`. */

@@ -1,7 +1,7 @@
 import { parameterCount } from '@blockwise/model-zoo';
 import { runRecordVersion, type RunRecord } from '@blockwise/reporting';
 import { describeEngine, type MemoryPeaks } from '@blockwise/tensorflow';
-import type { PlannedMemory, StepRecord, TrainResult, ValidationRecord } from '@blockwise/training';
+import type { PlannedMemory, StepRecord, TrainResult, TrainState, ValidationRecord } from '@blockwise/training';
 import { relative } from 'node:path';
 import type { ChosenOptimizer } from './create-optimizer.ts';
 import { repository } from './embedded.ts';
@@ -10,16 +10,8 @@ import type { TrainedModel } from './open-model.ts';
 import type { Options } from './options.ts';
 import type { PreparedData } from './prepare-data.ts';
 
-/** The record of a run that has just begun: all that is known before anything is loaded. */
-export function openRecord(options: Options, command: string): RunRecord {
-  const nothing = {
-    parameters: null,
-    gradients: null,
-    optimizerStates: null,
-    activations: null,
-    workspace: null,
-    peak: null,
-  };
+/** What a run's record says of it before anything is loaded. */
+export function openRecord(options: Options, command: string) {
   return {
     schemaVersion: runRecordVersion,
     name: 'alpaca-llama',
@@ -31,59 +23,33 @@ export function openRecord(options: Options, command: string): RunRecord {
     status: 'running',
     error: null,
     commit: gitCommit(),
-    versions: { node: process.version, libtensorflow: null, packages: packageVersions() },
+    versions: { node: process.version, packages: packageVersions() },
     machine: describeMachine(),
-    model: { name: options.modelNameOrPath, parameters: 0, layers: 0, blocks: 0 },
-    data: { path: options.dataset, sha256: null, examples: 0, trainExamples: 0, validationExamples: 0, labelTokens: 0 },
-    timing: {
-      total: 0,
-      compile: 0,
-      forward: 0,
-      backward: 0,
-      update: 0,
-      evaluation: 0,
-      tokensPerSecond: null,
-      examplesPerSecond: null,
-    },
-    memory: { planned: null, measured: { ...nothing, peakResident: null, peakAnonymous: null, peakFileBacked: null } },
-    steps: [],
-    validation: [],
-    blockHistory: [],
-    samples: [],
-  };
+  } as const;
 }
 
-/** Steps that compile and warm up; rates leave them out. */
-const warmUpShare = 0.1;
+/** What a run trains, once all of it is there. */
+export interface RunParts {
+  opened: TrainedModel;
+  chosen: ChosenOptimizer;
+  data: PreparedData;
+  planned: PlannedMemory;
+  /** Where it goes on from. */
+  state: TrainState | undefined;
+}
 
-/** The record of a run that has ended. */
-export function finishedRecord(
-  record: RunRecord,
-  run: {
-    opened: TrainedModel;
-    chosen: ChosenOptimizer;
-    data: PreparedData;
-    result: TrainResult;
-    planned: PlannedMemory;
-    peaks: MemoryPeaks;
-    samples: RunRecord['samples'];
-    seconds: number;
-  },
+/** The record of a run whose training begins: all but what comes of it. */
+export function begunRecord(
+  opening: ReturnType<typeof openRecord>,
+  { opened: { model }, chosen, data, planned, state }: RunParts,
 ): RunRecord {
-  const { opened, chosen, data, result, planned, peaks, samples, seconds } = run;
-  const { model } = opened;
-  const steady = result.steps.slice(Math.ceil(result.steps.length * warmUpShare));
-  const steadySeconds = steady.reduce((sum, step) => sum + step.seconds, 0);
-  const rate = (count: 'tokens' | 'examples') =>
-    steadySeconds > 0 ? steady.reduce((sum, step) => sum + step[count], 0) / steadySeconds : null;
   const { parameters, gradients, optimizerStates, activations, workspace, peak } = planned;
+  const nothing = { parameters: null, gradients: null, optimizerStates: null, activations: null, workspace: null };
   return {
-    ...record,
-    finishedAt: new Date().toISOString(),
-    status: result.interrupted ? 'interrupted' : 'finished',
-    versions: { ...record.versions, libtensorflow: describeEngine().tensorflow },
+    ...opening,
+    versions: { ...opening.versions, libtensorflow: describeEngine().tensorflow },
     model: {
-      name: record.model.name,
+      name: opening.config.modelNameOrPath,
       parameters: parameterCount(model.config).total,
       layers: model.config.num_hidden_layers,
       blocks: chosen.blocks?.blocks.length ?? 1,
@@ -96,9 +62,46 @@ export function finishedRecord(
       validationExamples: data.validation.length,
       labelTokens: data.labelTokens,
     },
-    timing: { total: seconds, ...result.timing, tokensPerSecond: rate('tokens'), examplesPerSecond: rate('examples') },
+    timing: {
+      ...{ total: 0, compile: 0, forward: 0, backward: 0, update: 0, evaluation: 0 },
+      ...{ tokensPerSecond: null, examplesPerSecond: null },
+    },
     memory: {
       planned: { parameters, gradients, optimizerStates, activations, workspace, peak },
+      measured: { ...nothing, peak: null, peakResident: null, peakAnonymous: null, peakFileBacked: null },
+    },
+    steps: (state?.steps ?? []).map(stepEntry),
+    validation: (state?.validation ?? []).map(validationEntry),
+    blockHistory: [],
+    samples: [],
+  };
+}
+
+/** Steps that compile and warm up; rates leave them out. */
+const warmUpShare = 0.1;
+
+/** The record of a run that has ended: its end, and what came of it. */
+export function finishedRecord(
+  record: RunRecord,
+  run: { chosen: ChosenOptimizer; result: TrainResult; peaks: MemoryPeaks; samples: RunRecord['samples'] },
+): RunRecord {
+  const { chosen, result, peaks, samples } = run;
+  const steady = result.steps.slice(Math.ceil(result.steps.length * warmUpShare));
+  const steadySeconds = steady.reduce((sum, step) => sum + step.seconds, 0);
+  const rate = (count: 'tokens' | 'examples') =>
+    steadySeconds > 0 ? steady.reduce((sum, step) => sum + step[count], 0) / steadySeconds : null;
+  const ended = endedRecord(record, chosen);
+  return {
+    ...ended,
+    status: result.interrupted ? 'interrupted' : 'finished',
+    timing: {
+      ...ended.timing,
+      ...result.timing,
+      tokensPerSecond: rate('tokens'),
+      examplesPerSecond: rate('examples'),
+    },
+    memory: {
+      ...record.memory,
       measured: {
         parameters: result.parameterBytes,
         gradients: result.gradientBytes,
@@ -113,8 +116,23 @@ export function finishedRecord(
     },
     steps: result.steps.map(stepEntry),
     validation: result.validation.map(validationEntry),
-    blockHistory: visitsOf(chosen),
     samples,
+  };
+}
+
+/** The record of a run that an error has ended, with what was seen up to it. */
+export function failedRecord(record: RunRecord, chosen: ChosenOptimizer, { message }: Error): RunRecord {
+  return { ...endedRecord(record, chosen), status: 'failed', error: message };
+}
+
+function endedRecord(record: RunRecord, chosen: ChosenOptimizer): RunRecord {
+  const now = new Date();
+  const total = (now.getTime() - Date.parse(record.startedAt)) / 1000;
+  return {
+    ...record,
+    finishedAt: now.toISOString(),
+    timing: { ...record.timing, total },
+    blockHistory: visitsOf(chosen),
   };
 }
 

@@ -60,7 +60,8 @@ describe('a killed run', () => {
     await logReaches(folder, 8); // step 6 or 7 of 16, with validations between: beyond checkpoint-4
     child.kill('SIGKILL');
     expect((await ended).signal).toBe('SIGKILL');
-    expect(readRecord(folder).status).toBe('running');
+    const { model, data, versions } = readRecord(scratch('whole'));
+    expect(readRecord(folder)).toMatchObject({ status: 'running', model, data, versions });
     expect(existsSync(scratch('killed', 'checkpoint-4/trainer_state.json'))).toBe(true);
     mkdirSync(scratch('killed', 'checkpoint-99.partial'), { recursive: true });
     writeFileSync(scratch('killed', 'checkpoint-99.partial/trainer_state.json'), '{"vers');
@@ -117,6 +118,21 @@ describe('an interrupted run', () => {
     expect(existsSync(scratch('ctrl-c', '.running'))).toBe(false);
     await command(...badam, '--output_dir', folder, '--resume_from_checkpoint', 'latest');
     expectSameAsWhole('ctrl-c');
+  });
+
+  it('logs the mean loss over the steps before the interruption too', async () => {
+    const seldom = [...badam, '--max_steps', '5', '--logging_steps', '4', '--output_dir'];
+    await command(...seldom, scratch('seldom'));
+    await interruptedIn(1, ...seldom, scratch('seldom-parted'));
+    await command(...seldom, scratch('seldom-parted'), '--resume_from_checkpoint', 'latest');
+    const logOf = (name: string) => filesOf(scratch(name), /log\.jsonl$/).get('log.jsonl');
+    expect(logOf('seldom-parted')).toEqual(logOf('seldom'));
+    const steps = (logOf('seldom') as { step: number; loss?: number }[]).filter(({ loss }) => loss !== undefined);
+    const [one, two, three, four, five] = readRecord(scratch('seldom')).steps.map(({ loss }) => loss!);
+    expect(steps).toMatchObject([
+      { step: 4, loss: expect.closeTo((one! + two! + three! + four!) / 4, 12) as number },
+      { step: 5, loss: five },
+    ]);
   });
 
   it('may recompute what it kept before: the weights and losses are the same bits', async () => {

@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -72,10 +72,13 @@ describe('the trained model', () => {
     const folder = scratch('no-answers');
     let asked = 0;
     vi.mocked(answering.createAnswerer).mockReturnValue(async () => {
-      if (++asked > 3) throw new Error('out of memory');
-      return '';
+      if (++asked <= 3) return '';
+      mkdirSync(join(folder, 'loss.csv')); // the report fails too, which is of less interest
+      throw new Error('out of memory');
     });
-    expect((await command(...small, '--output_dir', folder)).code).toBe(1);
+    const { code, stderr } = await command(...small, '--output_dir', folder);
+    expect(stderr).toMatch(/^Error: out of memory\n/);
+    expect(code).toBe(1);
     expect(readRecord(folder)).toMatchObject({ status: 'failed', error: 'out of memory' });
     expect(existsSync(join(folder, 'model/model.safetensors'))).toBe(true);
   });

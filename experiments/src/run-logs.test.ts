@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { StepRecord } from '@blockwise/training';
 import { afterAll, expect, it } from 'vitest';
-import { openRunLogs } from './run-logs.ts';
+import { meanLoss, openRunLogs } from './run-logs.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'run-logs-test-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -28,6 +28,13 @@ it('gives up a log that cannot be written, with a warning, and keeps the other',
   logs.step({ ...step, step: 3 });
   expect(warnings.slice(1)).toEqual([expect.stringMatching(/^warning: the jsonl log ends here: EISDIR/)]);
   logs.close();
+});
+
+it('means the loss over the steps since the last entry', () => {
+  const steps = [1, 2, 6, 4, 9].map((loss) => ({ loss }));
+  const means = steps.map((_, i) => meanLoss(steps.slice(0, i + 1), 3));
+  expect(means).toEqual([1, 1.5, 3, 4, 6.5]);
+  expect(steps.map((_, i) => meanLoss(steps.slice(0, i + 1), 1))).toEqual([1, 2, 6, 4, 9]);
 });
 
 it('opens none that is not asked for', () => {

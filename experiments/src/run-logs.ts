@@ -6,6 +6,7 @@ import { openTensorBoard } from './tensorboard.ts';
 
 /** The logs of a run's progress. */
 export interface RunLogs {
+  /** @param record its loss is the mean since the last entry */
   step(record: StepRecord): void;
   validation(record: ValidationRecord): void;
   close(): void;
@@ -15,6 +16,16 @@ export interface RunLogs {
 interface Log {
   write(step: number, scalars: Readonly<Record<string, number>>, record: object): void;
   close?(): void;
+}
+
+/**
+ * The mean loss since the last entry of a log that has one every `loggingSteps` steps, as transformers logs it. All steps of the run are
+ * given, those before an interruption too, so that a resumed run logs what an uninterrupted one would.
+ */
+export function meanLoss(steps: readonly { loss: number | null }[], loggingSteps: number): number {
+  const last = steps.length - 1;
+  const losses = steps.slice(last - (last % loggingSteps)).map(({ loss }) => loss ?? Number.NaN);
+  return losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
 }
 
 /**

@@ -1,9 +1,9 @@
 import { mkdtempSync, readdirSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createCanvas, GlobalFonts, loadImage } from '@napi-rs/canvas';
-import { describe, expect, it } from 'vitest';
-import { lineChart } from './charts.ts';
+import { createCanvas, GlobalFonts, loadImage, type SKRSContext2D } from '@napi-rs/canvas';
+import { describe, expect, it, vi } from 'vitest';
+import { lineChart, type LineChart } from './charts.ts';
 import { exampleRunRecord } from './example-run-record.ts';
 import { lossChart, smooth } from './loss-chart.ts';
 import { lossCsv } from './loss-table.ts';
@@ -21,6 +21,24 @@ async function countPixels(png: Uint8Array, colour: [number, number, number], bo
     if (data[i] === colour[0] && data[i + 1] === colour[1] && data[i + 2] === colour[2]) found++;
   }
   return found;
+}
+
+/** All texts of what is drawn meanwhile. */
+function textsOf(draw: () => unknown): string[] {
+  const context = Object.getPrototypeOf(createCanvas(1, 1).getContext('2d')) as SKRSContext2D;
+  const fillText = vi.spyOn(context, 'fillText');
+  try {
+    draw();
+    return fillText.mock.calls.map(([text]) => text);
+  } finally {
+    fillText.mockRestore();
+  }
+}
+
+/** The numbers beside the axes of a chart of one line. */
+function axisNumbers(points: LineChart['series'][number]['points']): number[] {
+  const chart = { title: 'T', xTitle: 'x', yTitle: 'y', series: [{ label: 'a', points }] };
+  return textsOf(() => lineChart(chart)).flatMap((text) => (/^-?[\d.]+$/.test(text) ? Number(text) : []));
 }
 
 const blue: [number, number, number] = [0x00, 0x72, 0xb2];
@@ -56,6 +74,16 @@ describe('loss.png', () => {
     expect(lossChart(record).length).toBeGreaterThan(1000);
   });
 
+  it('names a model by the last parts of its path, and a hub id whole', () => {
+    const record = exampleRunRecord();
+    for (const name of [`/home/a/very/long/path/${'and/on/'.repeat(20)}my-run/checkpoint-40`, 'my-run/checkpoint-40']) {
+      record.model.name = name;
+      expect(textsOf(() => lossChart(record))).toContain(
+        'my-run/checkpoint-40, 1.2 billion parameters, 3 blocks, seed 7',
+      );
+    }
+  });
+
   it('draws no bands where a thousand switches would blur into grey', async () => {
     const record = exampleRunRecord(10_000);
     expect(await countPixels(lossChart(record), shade)).toBe(0);
@@ -74,6 +102,29 @@ describe('lineChart', () => {
     expect(await countPixels(gap, blue, plot)).toBeLessThan((await countPixels(straight, blue, plot)) * 0.8);
   });
 
+  it('marks whole numbers alone where all points have them, one step at least, and fractions where some have', () => {
+    // The values lie above 99, so that all smaller numbers are of the x axis.
+    const marks = (...places: number[]) =>
+      axisNumbers(places.map((x) => ({ x, y: 100 * (x + 1) }))).filter((number) => number < 99);
+    expect(marks(0, 1)).toEqual([0, 1]);
+    expect(marks(1, 2, 3)).toEqual([1, 2, 3]);
+    expect(marks(1)).toEqual([1, 2]);
+    expect(marks(0.5, 1)).toContain(0.6);
+  });
+
+  it('spans a thousandth of a constant, so that rounding errors are not seen, and no more than the values where they differ', () => {
+    const span = (error: number) => {
+      const shown = axisNumbers([1000, 2000, 3000].map((x) => ({ x, y: 5 + (x / 1000) * error })));
+      const ofValues = shown.filter((number) => number < 99);
+      return Math.max(...ofValues) - Math.min(...ofValues);
+    };
+    for (const error of [0, 1e-9, -1e-15]) {
+      expect(span(error)).toBeGreaterThanOrEqual(0.005);
+      expect(span(error)).toBeLessThan(0.02);
+    }
+    expect(span(0.01)).toBeLessThan(0.03);
+  });
+
   it('brings its own font, so that text shows on a machine without any', () => {
     lineChart({ title: 'T', xTitle: 'x', yTitle: 'y', series: [] });
     const inter = GlobalFonts.families.find(({ family }) => family === 'Inter');
@@ -85,10 +136,9 @@ describe('lineChart', () => {
 });
 
 describe('smooth', () => {
-  it('keeps a constant constant from the first step, and follows Adam-style bias correction', () => {
-    expect(smooth([1, 2, 3].map((x) => ({ x, y: 4 }))).map(({ y }) => y)).toEqual(
-      [4, 4, 4].map((y) => expect.closeTo(y, 12)),
-    );
+  it('keeps a constant constant to the last bit, and follows Adam-style bias correction', () => {
+    const constant = Array.from({ length: 500 }, (_, x) => ({ x, y: Math.log(256) }));
+    expect(smooth(constant)).toEqual(constant);
     // n = 5, b = 0.8: y_2 = (0.8 * 0.2 * 1 + 0.2 * 3) / (1 - 0.64)
     expect(
       smooth([
@@ -102,6 +152,16 @@ describe('smooth', () => {
         { x: 2, y: 3 },
       ]),
     ).toEqual([{ x: 2, y: expect.closeTo(3, 12) }]);
+  });
+
+  it('is the weighted mean sum b^(t-i) x_i / sum b^(t-i), b = 1 - 1/n', () => {
+    const points = exampleRunRecord(400).steps.map(({ step, loss }) => ({ x: step, y: loss! }));
+    const b = 1 - 1 / 8; // a fiftieth of 400 steps
+    smooth(points).forEach(({ y }, t) => {
+      const weights = points.slice(0, t + 1).map((_, i) => b ** (t - i));
+      const total = weights.reduce((sum, weight, i) => sum + weight * points[i]!.y, 0);
+      expect(y).toBeCloseTo(total / weights.reduce((sum, weight) => sum + weight), 12);
+    });
   });
 });
 

@@ -94,8 +94,8 @@ export function lineChart(chart: LineChart): Uint8Array {
         },
       },
       scales: {
-        x: { type: 'linear', bounds: 'data', ...axis(xTitle), grid: { display: false } },
-        y: { type: chart.yScale ?? 'linear', ...axis(chart.yTitle), grid: { color: gridColour } },
+        x: { type: 'linear', bounds: 'data', ...xAxis(chart, xTitle), grid: { display: false } },
+        y: { type: chart.yScale ?? 'linear', ...yAxis(chart), grid: { color: gridColour } },
       },
     },
     plugins: [background(bands)],
@@ -113,6 +113,24 @@ function axis(title: string) {
     border: { color: '#9aa5b1' },
     ticks: { color: muted, maxRotation: 0, font: font(12) },
   };
+}
+
+/** Where all points have whole numbers, such as steps, no others are marked, and the axis spans one step at least. */
+function xAxis({ series }: LineChart, title: string) {
+  const common = axis(title);
+  const places = series.flatMap(({ points }) => points.map(({ x }) => x));
+  if (!places.every(Number.isInteger)) return common;
+  return { ...common, suggestedMax: rangeOf(places)[0] + 1, ticks: { ...common.ticks, precision: 0 } };
+}
+
+/** The axis spans a thousandth of its values at least: the rounding errors of a constant would fill it. */
+function yAxis({ series, yTitle }: LineChart) {
+  const values = series.flatMap(({ points }) => points.flatMap(({ y }) => y ?? []));
+  const [least, most] = rangeOf(values.filter(Number.isFinite));
+  const middle = (least + most) / 2;
+  const half = Math.abs(middle) / 2000;
+  // Without values these are no numbers, of which Chart.js takes no notice.
+  return { ...axis(yTitle), suggestedMin: middle - half, suggestedMax: middle + half };
 }
 
 function colourOf(series: Series, index: number): string {
@@ -155,10 +173,17 @@ function legendItem(series: Series, index: number): LegendItem {
   };
 }
 
+/** The smallest and the largest of some values; the other way round infinite where there are none. */
+function rangeOf(values: readonly number[]): [number, number] {
+  return values.reduce<[number, number]>(
+    ([least, most], value) => [Math.min(least, value), Math.max(most, value)],
+    [Infinity, -Infinity],
+  );
+}
+
 /** The bands, or none where some would blur; the axes' numbers take about a tenth of the width. */
 function visibleBands({ bands = [], series }: LineChart, width: number): readonly Band[] {
-  const places = series.flatMap(({ points }) => points.map(({ x }) => x));
-  const [least, most] = places.reduce(([least, most], x) => [Math.min(least, x), Math.max(most, x)], [Infinity, -Infinity]); // prettier-ignore
+  const [least, most] = rangeOf(series.flatMap(({ points }) => points.map(({ x }) => x)));
   const narrowest = bands.reduce((least, { from, to }) => Math.min(least, to - from), Infinity);
   return (0.9 * width * narrowest) / (most - least) < 3 ? [] : bands;
 }

@@ -22,7 +22,7 @@ export function lossChart(record: RunRecord): Uint8Array {
   });
   return lineChart({
     title: `Loss of ${record.name}`,
-    subtitle: `${name}, ${size} parameters, ${blocks === 1 ? 'all trained together' : `${blocks} blocks`}, seed ${record.seed}`,
+    subtitle: `${lastParts(name)}, ${size} parameters, ${blocks === 1 ? 'all trained together' : `${blocks} blocks`}, seed ${record.seed}`,
     xTitle: 'step',
     yTitle: 'cross-entropy loss (nats per label token)',
     series: [
@@ -41,9 +41,15 @@ export function lossChart(record: RunRecord): Uint8Array {
   });
 }
 
+/** Of a path the end, which a line has room for; a hub id is whole. */
+function lastParts(name: string): string {
+  return name.split(/[\\/]/).slice(-2).join('/');
+}
+
 /**
  * Exponential moving average with Adam's bias correction, over a fiftieth of the run (at least 5 steps): e_t = b e_(t-1) +
- * (1 - b) x_t, y_t = e_t / (1 - b^t), b = 1 - 1/n. Steps without a loss are left out.
+ * (1 - b) x_t, y_t = e_t / (1 - b^t), b = 1 - 1/n; worked out as y_t = y_(t-1) + (x_t - y_(t-1)) (1 - b) / (1 - b^t), which keeps equal
+ * numbers equal to the last bit. Steps without a loss are left out.
  */
 export function smooth(points: readonly { x: number; y: number | null }[]): { x: number; y: number }[] {
   const decay = 1 - 1 / Math.max(5, points.length / 50);
@@ -51,8 +57,8 @@ export function smooth(points: readonly { x: number; y: number | null }[]): { x:
   let weight = 1;
   return points.flatMap(({ x, y }) => {
     if (y === null) return [];
-    average = decay * average + (1 - decay) * y;
     weight *= decay;
-    return [{ x, y: average / (1 - weight) }];
+    average += ((y - average) * (1 - decay)) / (1 - weight);
+    return [{ x, y: average }];
   });
 }

@@ -21,9 +21,9 @@ export function adamBytes(parameters: number): number {
   return 18 * parameters;
 }
 
-/** Bytes that BAdam keeps for `parameters` parameters in `blocks` blocks: the paper's 2M + 16M/D (BAdam Table 1). */
+/** Bytes that BAdam keeps for `parameters` parameters in `blocks` blocks (0, of which older failed runs have records: 1): the paper's 2M + 16M/D (BAdam Table 1). */
 export function badamBytes(parameters: number, blocks: number): number {
-  return 2 * parameters + (16 * parameters) / blocks;
+  return 2 * parameters + (16 * parameters) / Math.max(1, blocks);
 }
 
 /**

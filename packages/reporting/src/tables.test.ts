@@ -68,6 +68,14 @@ describe('memory.md', () => {
     expect(badamBytes(1e9, 1)).toBe(adamBytes(1e9));
   });
 
+  it('holds numbers for a record without a model, as older failed runs left it', () => {
+    const record = exampleRunRecord();
+    record.model = { name: 'embedded', parameters: 0, layers: 0, blocks: 0 };
+    expect(memoryMarkdown(record)).not.toMatch(/NaN|Infinity/);
+    record.model.parameters = 1e9;
+    expect(memoryMarkdown(record)).not.toMatch(/NaN|Infinity/);
+  });
+
   it('sets planned beside measured with their ratio, and the formulas below, in GB of 1e9 bytes', () => {
     const lines = memoryMarkdown(exampleRunRecord()).split('\n');
     const row = (start: string) =>
