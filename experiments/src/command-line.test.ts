@@ -385,6 +385,10 @@ describe('warnings', () => {
         '--finetuning_type full --stochastic_rounding',
         '--stochastic_rounding: without effect without --pure_bf16: float32 masters stay to the end',
       ],
+      ...['full', 'galore', 'bitnet'].map((type): [string, string] => [
+        `--finetuning_type ${type} --streamed`,
+        '--streamed: without effect without --pure_bf16: all weights train and become float32',
+      ]),
       ['--momentum 0.9', '--momentum: without effect unless --optim is sgd'],
       ['--badam_mode ratio', '--badam_mode: without effect without --use_badam'],
       [
@@ -406,6 +410,8 @@ describe('warnings', () => {
       ],
     ];
     for (const [words, warning] of cases) expect(run(words).warnings, words).toEqual([warning]);
+    for (const type of ['block', 'freeze', 'lora', 'lomo', 'full --pure_bf16'])
+      expect(run(`--streamed --finetuning_type ${type}`).warnings, type).toEqual([]);
   });
 
   it('are true: what is without effect with the method is as if it were not given', () => {

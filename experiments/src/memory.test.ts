@@ -1,5 +1,15 @@
-import { llama_110m, llama_1_1b, parameterCount } from '@blockwise/model-zoo';
+import {
+  bitnet_defaults,
+  bitnetWeightShapes,
+  llama_110m,
+  llama_1_1b,
+  parameterCount,
+  saveHollowBitNet,
+} from '@blockwise/model-zoo';
 import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
@@ -9,6 +19,12 @@ function run(...words: string[]) {
   const node = ['--import', 'tsx', '--conditions=blockwise-source', script, ...words];
   return spawnSync(process.execPath, node, { encoding: 'utf8' });
 }
+
+const tiny = {
+  ...bitnet_defaults,
+  ...{ vocab_size: 64, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, head_dim: 8 },
+  ...{ num_attention_heads: 4, num_key_value_heads: 2, bos_token_id: 1, eos_token_id: 2 },
+};
 
 describe('experiments:memory', () => {
   it('plans a known model without its weights, and ends with one line of JSON', () => {
@@ -39,6 +55,24 @@ describe('experiments:memory', () => {
     const layers = parameterCount(llama_110m).stages.filter(({ name }) => name.includes('.layers.'));
     const atRest = 2 * layers.reduce((sum, { parameters }) => sum + parameters, 0);
     expect(planOf('--no-streamed').anonymous - planOf('--streamed').anonymous).toBeGreaterThan(atRest);
+  });
+
+  it('plans what --finetuning_type bitnet left: a BitNet that trains on', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'memory-test-'));
+    await saveHollowBitNet(folder, { config: tiny, storage: 'online' }, 'bfloat16');
+    const { status, stdout, stderr } = run('--model', folder, '--method', 'bitnet', '--cutoff_len', '64');
+    const other = run('--model', folder, '--method', 'full');
+    rmSync(folder, { recursive: true });
+    expect([status, stderr]).toEqual([0, '']);
+    const planned = JSON.parse(stdout.trimEnd().split('\n').at(-1)!) as Record<string, number>;
+    // All of it trains: float32 masters, and two moments of each.
+    const all = [...bitnetWeightShapes(tiny).values()].reduce(
+      (sum, shape) => sum + shape.reduce((a, b) => a * b, 1),
+      0,
+    );
+    expect(planned.parameters).toBe(4 * all);
+    expect(planned.optimizerStates).toBe(8 * all);
+    expect([other.status, other.stderr]).toEqual([2, expect.stringContaining('model_type: found "bitnet"')]);
   });
 
   it.each([

@@ -15,7 +15,9 @@ import {
   llama_110m,
   llama_1_1b,
   parameterCount,
+  readBitNetConfig,
   readLlamaConfig,
+  saveHollowBitNet,
   saveHollowLlama,
   type LlamaConfig,
   type WeightDtype,
@@ -28,7 +30,7 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { parseCommandLine } from './command-line.ts';
 import { embedded } from './embedded.ts';
-import { storageOf } from './open-model.ts';
+import { isBitNet, storageOf } from './open-model.ts';
 import type { Options } from './options.ts';
 import { planRun } from './plan-run.ts';
 import { tellError } from './run-command.ts';
@@ -42,14 +44,27 @@ const known: Record<string, LlamaConfig> = {
   'llama-110m': llama_110m,
 };
 
-function configOf(name: string): LlamaConfig {
+/** A model's config, and how to write a model of it without weights. */
+interface Planned {
+  config: LlamaConfig;
+  saveHollow(folder: string, dtype: WeightDtype): Promise<void>;
+}
+
+function modelOf({ modelNameOrPath: name, finetuningType }: Options): Planned {
+  const llama = (config: LlamaConfig): Planned => ({
+    config,
+    saveHollow: (folder, dtype) => saveHollowLlama(folder, config, dtype),
+  });
   const config = known[name.toLowerCase()];
-  if (config) return config;
-  if (name === 'embedded') return readLlamaConfig(embedded.model).config;
-  if (existsSync(join(name, 'config.json'))) return readLlamaConfig(name).config;
-  throw new UserError(
-    `--model ${name}: neither a folder with config.json nor a known name; known are embedded, ${Object.keys(known).join(', ')}`,
-  );
+  if (config) return llama(config);
+  const folder = name === 'embedded' ? embedded.model : name;
+  if (!existsSync(join(folder, 'config.json')))
+    throw new UserError(
+      `--model ${name}: neither a folder with config.json nor a known name; known are embedded, ${Object.keys(known).join(', ')}`,
+    );
+  if (finetuningType !== 'bitnet' || !isBitNet(folder)) return llama(readLlamaConfig(folder).config);
+  const bitnet = readBitNetConfig(folder);
+  return { config: bitnet.config, saveHollow: (folder, dtype) => saveHollowBitNet(folder, bitnet, dtype) };
 }
 
 /** The dtype of the imagined files: that of the weights at rest maps them, any other makes copies. */
@@ -59,11 +74,10 @@ function fileDtype({ dtype }: LlamaConfig, options: Options, saysStreamed: boole
   return options.streamed ? storage : storage === 'float32' ? 'bfloat16' : 'float32';
 }
 
-async function plan(options: Options, saysStreamed: boolean): Promise<PlannedMemory> {
-  const config = configOf(options.modelNameOrPath);
+async function plan(options: Options, { config, saveHollow }: Planned, saysStreamed: boolean): Promise<PlannedMemory> {
   const folder = mkdtempSync(join(tmpdir(), 'blockwise-plan-'));
   try {
-    await saveHollowLlama(folder, config, fileDtype(config, options, saysStreamed));
+    await saveHollow(folder, fileDtype(config, options, saysStreamed));
     await initTensorFlow({ device: options.device });
     const baseBytes = readMemory().resident;
     return await planRun({ options, folder, length: options.cutoffLen, baseBytes });
@@ -74,8 +88,8 @@ async function plan(options: Options, saysStreamed: boolean): Promise<PlannedMem
 
 const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(3)} GB`;
 
-function table(options: Options, planned: PlannedMemory): string {
-  const { total } = parameterCount(configOf(options.modelNameOrPath));
+function table(options: Options, config: LlamaConfig, planned: PlannedMemory): string {
+  const { total } = parameterCount(config);
   const { perDeviceTrainBatchSize: batch, cutoffLen, gradientAccumulationSteps: accumulated } = options;
   const { parameters, gradients, optimizerStates, activations, workspace, peak, anonymous, fileBacked } = planned;
   const rows: [string, number][] = [
@@ -99,8 +113,9 @@ try {
   else {
     const { options, given, warnings } = commandLine;
     for (const warning of warnings) process.stderr.write(`warning: ${warning}\n`);
-    const planned = await plan(options, given.has('streamed'));
-    process.stdout.write(`${table(options, planned)}\n${JSON.stringify(planned)}\n`);
+    const model = modelOf(options);
+    const planned = await plan(options, model, given.has('streamed'));
+    process.stdout.write(`${table(options, model.config, planned)}\n${JSON.stringify(planned)}\n`);
   }
 } catch (error) {
   process.exitCode = tellError(error as Error, process.stderr);

@@ -150,11 +150,16 @@ function freshAdapters(base: Llama, options: Options): LoraModel<Llama> {
   return applyLora(base, config, options.seed);
 }
 
+/** Whether a model's folder, by its config.json, holds a BitNet. */
+export const isBitNet = (folder: string) =>
+  readJsonObject(join(folder, 'config.json'), 2 ** 20).model_type === 'bitnet';
+
 /** Linear layers become BitLinear: ternary weights, 8-bit activations. A folder that holds a BitNet is one already. */
 export const openBitnet: OpenModel = (options, folder, checkpoint) => {
   const from = checkpoint ?? folder;
-  const isBitNet = readJsonObject(join(from, 'config.json'), 2 ** 20).model_type === 'bitnet';
-  const opened = isBitNet ? openBitNet(from, { dtype: storageOf(options) }) : bitNetFromLlama(openBase(options, from));
+  const opened = isBitNet(from)
+    ? openBitNet(from, { dtype: storageOf(options), streamed: options.streamed })
+    : bitNetFromLlama(openBase(options, from));
   const packed = (into: string) => saveLlama(into, packBitNet(opened), folder);
   return { ...whole(opened, folder), export: packed };
 };

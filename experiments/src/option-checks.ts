@@ -119,6 +119,11 @@ const withoutEffect: { names: OptionName[]; when: (options: Options) => boolean;
     reason: 'without --pure_bf16: float32 masters stay to the end',
   },
   {
+    names: ['streamed'],
+    when: ({ finetuningType, pureBf16 }) => ['full', 'galore', 'bitnet'].includes(finetuningType) && !pureBf16,
+    reason: 'without --pure_bf16: all weights train and become float32',
+  },
+  {
     names: ['switchBlockEvery'],
     // An interval of -1 that never ends is how --use_badam says fixed.
     when: ({ finetuningType, switchMode, switchBlockEvery }) =>

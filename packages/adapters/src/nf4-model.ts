@@ -20,7 +20,7 @@ import { packLayers } from './pack-layers.ts';
  * made to be adapted by applyLora(), not to be trained itself. Beside `<module>.weight` (uint8 [outputs, inputs / 2], two codes a byte) there
  * are `<module>.weight.absmax` and, with double quantisation, `.nested_absmax` and `.nested_offset`.
  * @param options.doubleQuantization the blocks' maxima take 8 bits instead of 32: 4.13 bits a weight instead of 4.5; default true
- * @throws UserError naming the weights that cannot be packed, with `base` as it was
+ * @throws UserError naming the weights that cannot be packed, with `base` as it was; and one that is not finite, with which `base` is gone
  */
 export function quantizeModelNf4<Model extends StagedModel>(
   base: Model,

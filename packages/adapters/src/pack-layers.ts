@@ -17,14 +17,20 @@ export interface PackedForm {
 
 /**
  * The model with the linear weights of its layers in another form; embedding, head and norms stay as they are. Consumes `base`, whose
- * weights are packed and freed one at a time.
+ * weights are packed and freed one at a time; where one cannot be packed, nothing is left of it.
  */
 export function packLayers<Model extends StagedModel>(base: Model, form: PackedForm): Model {
   const parameters = new Map(base.parameters);
-  const stages = base.stages.map((stage, index) =>
-    index > 0 && index < base.stages.length - 1 ? packStage(stage, parameters, form) : stage,
-  );
-  return { ...base, parameters, stages, dispose: () => parameters.forEach((parameter) => parameter.dispose()) };
+  const dispose = () => parameters.forEach((parameter) => parameter.dispose());
+  try {
+    const stages = base.stages.map((stage, index) =>
+      index > 0 && index < base.stages.length - 1 ? packStage(stage, parameters, form) : stage,
+    );
+    return { ...base, parameters, stages, dispose };
+  } catch (error) {
+    dispose();
+    throw error;
+  }
 }
 
 /** The stage with its linear weights packed, which replace the others in `parameters`. */
@@ -39,13 +45,16 @@ function packStage(stage: Stage, parameters: Map<string, Parameter>, { kind, par
     }
     const name = `${stage.name}.${module}`;
     const weight = parameter.take();
-    for (const [part, values] of Object.entries(partsOf(weight, name))) {
-      if (!values) continue;
-      const packed = new Parameter(`${name}.${part}`, values);
-      own.set(`${module}.${part}`, packed);
-      parameters.set(packed.name, packed);
+    try {
+      for (const [part, values] of Object.entries(partsOf(weight, name))) {
+        if (!values) continue;
+        const packed = new Parameter(`${name}.${part}`, values);
+        own.set(`${module}.${part}`, packed);
+        parameters.set(packed.name, packed);
+      }
+    } finally {
+      weight.dispose();
     }
-    weight.dispose();
   }
   const linear = linearOf(stage.linear ?? plainLinear);
   return {

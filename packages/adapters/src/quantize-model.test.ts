@@ -171,6 +171,26 @@ test('all that does not fit a model is said at once, and the model stays usable'
   quantized.dispose();
 });
 
+test.each([
+  [{ bits: 3, symmetric: true }, 'activations.bits: found 3, expected 8 or 4'],
+  [{ bits: 8 }, 'activations.symmetric: found undefined, expected true or false'],
+])('inputs cannot be rounded as %j', (activations, message) => {
+  const model = tinyModel();
+  const scheme = { bits: 8, symmetric: true, granularity: 'channel', activations } as ModelQuantization;
+  for (const put of [quantizeModel, quantizationAware]) expect(() => put(model, scheme)).toThrow(message);
+  model.dispose();
+});
+
+test.each([
+  ['int8', (model: StagedModel) => quantizeModel(model, { bits: 8, symmetric: true, granularity: 'channel' })],
+  ['NF4', (model: StagedModel) => quantizeModelNf4(model)],
+])('a weight that is not finite is named and no %s, and nothing is left of the model', (_, put) => {
+  const model = tinyModel();
+  const name = 'model.layers.1.mlp.up_proj.weight';
+  fill(model.parameters.get(name)!, (i) => (i === 5 ? NaN : i));
+  expect(() => put(model)).toThrow(new RegExp(`^${name} holds values`));
+});
+
 describe('beside adapters', () => {
   const lora = { r: 2, targetModules: 'all-linear' } as const;
   const ids = [3, 1, 4, 1, 5, 9, 2, 6];

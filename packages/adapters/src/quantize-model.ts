@@ -10,6 +10,7 @@ import {
   type StageWeights,
 } from '@blockwise/model-zoo';
 import {
+  codeProblems,
   dequantizeWeight,
   quantizeWeight,
   schemeProblems,
@@ -33,13 +34,13 @@ export interface ModelQuantization extends WeightScheme {
  * values, a few rows at a time, inside the compiled stage. Beside `<module>.weight` (int8 [outputs, inputs], or uint8 [outputs, inputs / 2]
  * with two codes a byte) there are `.weight_scale`, `.weight_zero_point` (int8, unless symmetric) and, with calibrated activations,
  * `.input_scale` and `.input_zero_point`, named as in the files of compressed-tensors.
- * @throws UserError with all that does not fit; `base` is then as it was
+ * @throws UserError with all that does not fit, `base` then being as it was; and naming a weight that is not finite, with which `base` is gone
  */
 export function quantizeModel<Model extends StagedModel>(base: Model, scheme: ModelQuantization): Model {
   checkScheme(base, scheme);
   return packLayers(base, {
     kind: `int${scheme.bits}`,
-    partsOf: (weight, module) => ({ ...codesOf(weight, scheme), ...inputsOf(module, scheme) }),
+    partsOf: (weight, module) => ({ ...codesOf(weight, scheme, `${module}.weight`), ...inputsOf(module, scheme) }),
     linearOf: (base) => {
       const linear = quantizedLinear(base, scheme);
       exact.set(linear, quantizedLinear(base, { ...scheme, activations: undefined }));
@@ -51,6 +52,7 @@ export function quantizeModel<Model extends StagedModel>(base: Model, scheme: Mo
 /** @throws UserError naming every weight that the scheme does not fit, and every module without a calibrated range */
 export function checkScheme(base: StagedModel, scheme: ModelQuantization): void {
   const problems = new Set(adapterProblems(base));
+  if (scheme.activations) codeProblems(scheme.activations).forEach((problem) => problems.add(`activations.${problem}`));
   for (const stage of base.stages.slice(1, -1)) {
     for (const [module, shape] of linearShapes(stage)) {
       const name = `${stage.name}.${module}`;
@@ -65,11 +67,14 @@ export function checkScheme(base: StagedModel, scheme: ModelQuantization): void 
 }
 
 /** A weight quantised. */
-function codesOf(weight: RawTensor, scheme: WeightScheme): Record<string, RawTensor | undefined> {
+function codesOf(weight: RawTensor, scheme: WeightScheme, name: string): Record<string, RawTensor | undefined> {
   const values = cast(weight);
-  const { codes, scale, zeroPoint } = quantizeWeight(values as tf.Tensor2D, scheme);
-  values.dispose();
-  return { weight: codes, weight_scale: scale, weight_zero_point: zeroPoint };
+  try {
+    const { codes, scale, zeroPoint } = quantizeWeight(values as tf.Tensor2D, scheme, name);
+    return { weight: codes, weight_scale: scale, weight_zero_point: zeroPoint };
+  } finally {
+    values.dispose();
+  }
 }
 
 function inputsOf(module: string, { activations }: ModelQuantization): Record<string, RawTensor> {

@@ -7,10 +7,11 @@ import {
   bitnetQuantization,
   bitnetWeightShapes,
   readBitNetConfig,
+  type BitNetConfigFile,
   type BitNetStorage,
 } from './bitnet-config.ts';
 import { llamaTiedWeights, type LlamaConfig, type WeightDtype } from './config.ts';
-import { freshWeights, type FreshOptions } from './fresh-weights.ts';
+import { freshWeights, saveHollow, type FreshOptions } from './fresh-weights.ts';
 import { weightInDtype, type OpenedLlama } from './llama-files.ts';
 import { matchWeights, openWeights } from './weights.ts';
 
@@ -23,13 +24,17 @@ export interface OpenedBitNet extends OpenedLlama {
  * Opens a BitNet (model_type bitnet) in Hugging Face layout, trainable or packed. Weights stored in `dtype`, and packed ones, stay in the
  * mapped file until used.
  * @param dtype how unpacked weights are kept at rest; default: as they are stored
+ * @param streamed as openLlama()'s
  * @throws UserError naming the file and all that is wrong with it
  */
-export function openBitNet(folder: string, { dtype }: { dtype?: WeightDtype } = {}): OpenedBitNet {
+export function openBitNet(
+  folder: string,
+  { dtype, streamed }: { dtype?: WeightDtype; streamed?: boolean } = {},
+): OpenedBitNet {
   const { config, json, warnings, storage } = readBitNetConfig(folder);
   const files = openWeights(folder);
   try {
-    const packed = storage === 'online' ? new Set<string>() : linearWeights(config);
+    const packed = packedWeights(config, storage);
     const floats = ['float32', 'bfloat16', 'float16'] as const;
     const sources = matchWeights(bitnetWeightShapes(config, storage), files, {
       tied: llamaTiedWeights(config),
@@ -37,7 +42,7 @@ export function openBitNet(folder: string, { dtype }: { dtype?: WeightDtype } = 
     });
     const weights = new Map<string, RawTensor>();
     for (const [name, source] of sources) {
-      const stored = files.tensor(source);
+      const stored = files.tensor(source, { streamed });
       const scale = storage === 'autobitlinear' && name.endsWith('.weight_scale');
       weights.set(name, packed.has(name) ? stored : scale ? reciprocal(stored) : weightInDtype(stored, dtype));
     }
@@ -53,6 +58,10 @@ function linearWeights(config: LlamaConfig): Set<string> {
   const matrices = [...bitnetWeightShapes(config)].filter(([name, { length }]) => length === 2 && /\.layers\./.test(name)); // prettier-ignore
   return new Set(matrices.map(([name]) => name));
 }
+
+/** Those of them that files of this storage hold as codes, uint8. */
+const packedWeights = (config: LlamaConfig, storage: BitNetStorage) =>
+  storage === 'online' ? new Set<string>() : linearWeights(config);
 
 const inStorage = (json: OpenedBitNet['json'], storage: BitNetStorage) => ({
   ...json,
@@ -77,6 +86,22 @@ function raw<Result>(body: () => Result): Result {
 export function freshBitNet(config: LlamaConfig, options: FreshOptions): OpenedBitNet {
   const weights = freshWeights(config, options, bitnetWeightShapes(config));
   return { model: createBitNet(config, weights), json: bitnetConfigJson(config), warnings: [] };
+}
+
+/**
+ * saveHollowLlama() of a BitNet.
+ * @param dtype of its unpacked weights
+ */
+export function saveHollowBitNet(
+  folder: string,
+  { config, storage }: Pick<BitNetConfigFile, 'config' | 'storage'>,
+  dtype: WeightDtype,
+): Promise<void> {
+  const packed = packedWeights(config, storage);
+  const tensors = [...bitnetWeightShapes(config, storage)].map(
+    ([name, shape]) => [name, { dtype: packed.has(name) ? 'uint8' : dtype, shape }] as const,
+  );
+  return saveHollow(folder, tensors, bitnetConfigJson(config, storage), dtype);
 }
 
 /**
@@ -109,7 +134,7 @@ function ones(shape: readonly number[], dtype: WeightDtype): RawTensor {
 
 /**
  * The same model with its linear weights packed to 2 bits each, for use alone. Takes the given one over, trained or at rest: what is trained
- * is rounded to its storage dtype except where it is packed, and optimizers over it are at an end.
+ * is rounded to its storage dtype first, so that the codes are those of the model that saveLlama() writes, and optimizers over it are at an end.
  * @throws UserError where a weight's rows are not a multiple of 4
  */
 export function packBitNet({ model, json, warnings }: OpenedBitNet): OpenedBitNet {
@@ -120,6 +145,7 @@ export function packBitNet({ model, json, warnings }: OpenedBitNet): OpenedBitNe
   const weights = new Map<string, RawTensor>();
   for (const parameter of model.parameters.values()) {
     const { name } = parameter;
+    parameter.deactivate();
     if (linear.has(name)) for (const [key, value] of pack(parameter)) weights.set(key, value);
     else weights.set(name, parameter.take());
     parameter.dispose();

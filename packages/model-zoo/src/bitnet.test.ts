@@ -1,11 +1,11 @@
-import { cast, initTensorFlow, liveTensors, RawTensor, tf } from '@blockwise/tensorflow';
+import { cast, initTensorFlow, liveTensors, RawTensor, tf, toRaw } from '@blockwise/tensorflow';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { parseBitNetConfig } from './bitnet-config.ts';
-import { bitNetFromLlama, openBitNet, packBitNet, type OpenedBitNet } from './bitnet-files.ts';
+import { bitNetFromLlama, openBitNet, packBitNet, saveHollowBitNet, type OpenedBitNet } from './bitnet-files.ts';
 import { createBitNet, type BitNet } from './bitnet.ts';
 import { generate } from './generation.ts';
 import {
@@ -127,6 +127,50 @@ describe('files of a BitNet', () => {
       linear_class: packed ? 'bitlinear' : 'autobitlinear',
       quantization_mode: packed ? 'offline' : 'online',
     });
+  });
+
+  it('packed from a model in training are those of the model that is saved: its weights as they are rounded for the file', async () => {
+    const { model, json } = build(first);
+    // At rest in bfloat16, and trained from the golden's float32 values.
+    const weights = [...model.parameters].map(([name, parameter]): [string, RawTensor] => {
+      const values = cast(parameter.acquire());
+      const stored = toRaw(values, 'bfloat16');
+      values.dispose();
+      return [name, stored];
+    });
+    const trained = { model: createBitNet(model.config, new Map(weights)), json, warnings: [] };
+    for (const [name, parameter] of trained.model.parameters) {
+      parameter.activate();
+      parameter.replace(model.parameters.get(name)!.take());
+    }
+    model.dispose();
+    await saveLlama(folder, trained);
+    const saved = openBitNet(folder, { streamed: true });
+    const expected = logits(saved.model);
+    const [fromFile, fromTraining] = [packBitNet(saved), packBitNet(trained)].map(({ model }) => model);
+    for (const [name, parameter] of fromFile.parameters)
+      expect([name, fromTraining.parameters.get(name)!.bytes()]).toEqual([name, parameter.bytes()]);
+    expect(largestError(logits(fromTraining), Float32Array.from(expected))).toBeLessThan(1e-5);
+    [fromFile, fromTraining].forEach((packed) => packed.dispose());
+  });
+
+  it('are streamed where that is asked', async () => {
+    const opened = build(first);
+    await saveLlama(folder, opened);
+    opened.model.dispose();
+    const { model } = openBitNet(folder, { streamed: true });
+    expect([...model.parameters.values()].every(({ isStreamed }) => isStreamed)).toBe(true);
+    model.dispose();
+  });
+
+  it.each(['online', 'autobitlinear'] as const)('without weights open as a BitNet, %s', async (storage) => {
+    const { config } = parseBitNetConfig(first.config);
+    await saveHollowBitNet(folder, { config, storage }, 'bfloat16');
+    const { model } = openBitNet(folder);
+    expect(model.config).toEqual({ ...config, dtype: 'bfloat16' });
+    const { storageDtype } = model.parameters.get('model.layers.0.mlp.up_proj.weight')!;
+    expect(storageDtype).toBe(storage === 'online' ? 'bfloat16' : 'uint8');
+    model.dispose();
   });
 
   it("that hold AutoBitLinear's packed weights, whose scale multiplies, give the same", async () => {

@@ -3,8 +3,9 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { llamaWeightShapes, parameterCount, type LlamaConfig, type WeightDtype } from './config.ts';
 import { llamaConfigJson, writeConfig } from './config-file.ts';
+import type { JsonObject } from './json-object.ts';
 import { createLlama, type ComputeDtype, type Llama } from './llama.ts';
-import { writeHollowSafetensors } from './safetensors.ts';
+import { writeHollowSafetensors, type WritableTensor } from './safetensors.ts';
 import { saveWeights } from './weights.ts';
 
 /** What decides the weights of a model that was never trained. */
@@ -56,11 +57,21 @@ export async function saveFreshLlama(folder: string, config: LlamaConfig, option
  * Writes a folder that opens as a model of this config with all weights zero, and takes no room on the disk: for planning what a model
  * would take.
  */
-export async function saveHollowLlama(folder: string, config: LlamaConfig, dtype: WeightDtype): Promise<void> {
-  await mkdir(folder, { recursive: true });
+export function saveHollowLlama(folder: string, config: LlamaConfig, dtype: WeightDtype): Promise<void> {
   const tensors = [...llamaWeightShapes(config)].map(([name, shape]) => [name, { dtype, shape }] as const);
+  return saveHollow(folder, tensors, llamaConfigJson(config), dtype);
+}
+
+/** The same for any list of weights; `json` and `dtype` are what config.json says. */
+export async function saveHollow(
+  folder: string,
+  tensors: Iterable<readonly [string, Pick<WritableTensor, 'dtype' | 'shape'>]>,
+  json: JsonObject,
+  dtype: WeightDtype,
+): Promise<void> {
+  await mkdir(folder, { recursive: true });
   await writeHollowSafetensors(join(folder, 'model.safetensors'), tensors);
-  await writeConfig(folder, llamaConfigJson({ ...config, dtype }), dtype);
+  await writeConfig(folder, json, dtype);
 }
 
 /** Every weight, and how to make it. */

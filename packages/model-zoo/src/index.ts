@@ -21,13 +21,21 @@ export { publish, writeAside, writeFolderAside } from './atomic-file.ts';
 export { readJsonObject, type JsonObject } from './json-object.ts';
 export { argmax, chooseToken, processLogits, softmax } from './sampling.ts';
 export type { SamplingOptions } from './sampling.ts';
-export { bitNetFromLlama, freshBitNet, openBitNet, packBitNet, type OpenedBitNet } from './bitnet-files.ts';
+export {
+  bitNetFromLlama,
+  freshBitNet,
+  openBitNet,
+  packBitNet,
+  saveHollowBitNet,
+  type OpenedBitNet,
+} from './bitnet-files.ts';
 export { bitLinear, createBitNet, type BitNet } from './bitnet.ts';
 export {
   bitnet_defaults,
   bitnetConfigJson,
   bitnetWeightShapes,
   parseBitNetConfig,
+  readBitNetConfig,
   type BitNetConfigFile,
   type BitNetStorage,
 } from './bitnet-config.ts';

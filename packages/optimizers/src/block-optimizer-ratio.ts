@@ -16,7 +16,7 @@ import {
 } from '@blockwise/tensorflow';
 import { adamSettings, adamStep } from './adamw.ts';
 import { hash } from './hash.ts';
-import { roundingProblems } from './option-checks.ts';
+import { roundingProblems, storageProblems } from './option-checks.ts';
 import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState, Projection } from './optimizer.ts';
 import { byName, ParameterOptimizer, trainedParameter, type MasterOptions } from './parameter-optimizer.ts';
 import { isEmbedding } from './partition.ts';
@@ -328,7 +328,7 @@ function ratioProblems(options: BlockOptimizerRatioOptions, parameters: readonly
       problems.push(`${name} is ${value}, expected an integer of at least 0`);
   if (!maskModes.includes(maskMode))
     problems.push(`maskMode is ${maskMode}${didYouMean(maskMode, maskModes)}: expected ${maskModes.join(' or ')}`);
-  problems.push(...roundingProblems(options.rounding, parameters));
+  problems.push(...storageProblems(parameters), ...roundingProblems(options.rounding, parameters));
   return problems;
 }
 

@@ -3,7 +3,7 @@ import type { AnyTensor, Parameter, Rounding } from '@blockwise/tensorflow';
 import { blockOrder, blockOrderProblems, type BlockOrder, type BlockOrderOptions } from './block-order.ts';
 import { hash } from './hash.ts';
 import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState, Projection } from './optimizer.ts';
-import { roundingProblems } from './option-checks.ts';
+import { roundingProblems, storageProblems } from './option-checks.ts';
 import { byName } from './parameter-optimizer.ts';
 import { draftBlocks, type Block, type PartitionOptions } from './partition.ts';
 import { isObject, setupDifferences } from './setup-differences.ts';
@@ -280,7 +280,8 @@ function ownProblems(
       `switchBlockEvery is ${switchBlockEvery}, expected an integer of at least 1; switchBlockEvery(n, B, D) gives the paper's choice`,
     );
   if (compat !== undefined && compat !== 'official') problems.push(`compat is ${compat}, expected official or nothing`);
-  problems.push(...roundingProblems(rounding, trained.map((name) => parameters.get(name)!))); // prettier-ignore
+  const ofBlocks = trained.map((name) => parameters.get(name)!);
+  problems.push(...storageProblems(ofBlocks), ...roundingProblems(rounding, ofBlocks));
   return problems;
 }
 

@@ -1,5 +1,5 @@
 import { UserError } from '@blockwise/errors';
-import { cast, initTensorFlow, liveTensors, RawTensor, tf, toRaw, type Parameter } from '@blockwise/tensorflow';
+import { cast, initTensorFlow, liveTensors, Parameter, RawTensor, tf, toRaw } from '@blockwise/tensorflow';
 import { beforeAll, describe, expect, test } from 'vitest';
 import {
   adam,
@@ -143,6 +143,16 @@ describe.each(Object.entries(optimizers))('%s', (name, make) => {
       return found;
     });
     expect(one).toEqual(other);
+  });
+
+  test('parameters that are codes of quantised weights are refused', () => {
+    const names = smallNames.slice(1);
+    const codes = names.map((name) => new Parameter(name, RawTensor.fromBytes(new Uint8Array(12), smallShape, 'int8')));
+    const [first] = codes;
+    expect(() => make(codes)).toThrow(UserError);
+    expect(() => make(codes)).toThrow(/\.weight and \d+ more is stored as int8, expected floats/);
+    expect(first.dtype).toBe('int8');
+    codes.forEach((parameter) => parameter.dispose());
   });
 
   test('a learning rate of 0 changes nothing', () => {

@@ -18,7 +18,7 @@ import {
 import { availableParallelism } from 'node:os';
 import type { DynamicLossScaler } from './loss-scaler.ts';
 import type { JsonObject, JsonValue, Optimizer, OptimizerState, Projection, StateTensor } from './optimizer.ts';
-import { roundingProblems } from './option-checks.ts';
+import { roundingProblems, storageProblems } from './option-checks.ts';
 import { ScalarSlots } from './scalar-slots.ts';
 import { hash } from './hash.ts';
 
@@ -155,14 +155,15 @@ export class ParameterOptimizer implements Optimizer {
 
   /**
    * Gives every parameter its float32 master, transient ones excepted.
-   * @throws UserError where transient masters cannot be rounded as they should
+   * @throws UserError where a parameter is stored as no float, and where transient masters cannot be rounded as they should
    */
   constructor(
     parameters: readonly Parameter[],
     private readonly rule: UpdateRule,
     private readonly options: ParameterOptimizerOptions = {},
   ) {
-    const problems = roundingProblems(options.rounding, parameters.filter((parameter) => this.isTransient(parameter))); // prettier-ignore
+    const transient = parameters.filter((parameter) => this.isTransient(parameter));
+    const problems = [...storageProblems(parameters), ...roundingProblems(options.rounding, transient)];
     if (problems.length > 0) throw UserError.of("the optimizer's options", problems);
     this.fused = options.fused ?? false;
     this.lossScaler = options.lossScaler;

@@ -3,6 +3,7 @@ import {
   affineParameters,
   asBlocks,
   blockParameters,
+  checkScheme,
   codeRange,
   dequantize,
   unclampedCodes,
@@ -43,8 +44,10 @@ export function fakeQuantize(x: tf.Tensor, parameters: AffineParameters, bits: B
 /**
  * A weight matrix rounded to the codes of its present min-max ranges, block by block: what dequantizeWeight(quantizeWeight()) gives.
  * @param weight float32 [outputs, inputs]
+ * @throws UserError where the scheme does not fit the shape
  */
 export function fakeQuantizeWeight(weight: tf.Tensor, scheme: WeightScheme): tf.Tensor2D {
+  checkScheme(scheme, weight.shape, 'the weight');
   const rounded = straightThrough(asBlocks(weight, scheme), scheme.bits, (blocks) =>
     blockParameters(blocks as tf.Tensor3D, scheme),
   );

@@ -9,6 +9,7 @@ export { dynamicMap } from './dynamic-map.ts';
 export { fakeQuantize, fakeQuantizeTokens, fakeQuantizeWeight } from './fake-quantize.ts';
 export {
   affineParameters,
+  codeProblems,
   codeRange,
   dequantize,
   dequantizeWeight,

@@ -1,5 +1,5 @@
 import { UserError } from '@blockwise/errors';
-import { tf, toRaw, type RawTensor } from '@blockwise/tensorflow';
+import { allFinite, tf, toRaw, type RawTensor } from '@blockwise/tensorflow';
 
 /**
  * Min-max quantisation: real values x stand as whole codes q = clamp(round(x / scale) + zeroPoint), which mean (q - zeroPoint) scale. Scale
@@ -84,18 +84,35 @@ export function dequantize(codes: tf.Tensor, { scale, zeroPoint }: AffineParamet
   return tf.mul(zeroPoint ? tf.sub(codes, zeroPoint) : codes, scale);
 }
 
+/** What is wrong with how values are to become codes, a sentence each; nothing where all is well. */
+export function codeProblems({ bits, symmetric }: CodeScheme): string[] {
+  const problems: string[] = [];
+  if (bits !== 8 && bits !== 4) problems.push(`bits: found ${bits}, expected 8 or 4`);
+  if (typeof symmetric !== 'boolean') problems.push(`symmetric: found ${symmetric}, expected true or false`);
+  return problems;
+}
+
+const granularities: readonly WeightScheme['granularity'][] = ['tensor', 'channel', 'group'];
+
 /** What is wrong with a scheme for a matrix of these shapes, a sentence each; nothing where it fits. */
 export function schemeProblems(scheme: WeightScheme, [outputs, inputs]: readonly number[], name: string): string[] {
   const { bits, granularity, groupSize } = scheme;
-  const problems: string[] = [];
-  if (bits !== 8 && bits !== 4) problems.push(`bits: found ${bits}, expected 8 or 4`);
-  if (granularity === 'group' && !(Number.isInteger(groupSize) && inputs % groupSize! === 0))
+  const problems = codeProblems(scheme);
+  if (!granularities.includes(granularity))
+    problems.push(`granularity: found ${granularity}, expected ${granularities.join(', ')}`);
+  if (granularity === 'group' && !(Number.isInteger(groupSize) && groupSize! > 0 && inputs % groupSize! === 0))
     problems.push(`groupSize: found ${groupSize}, expected a divisor of the ${inputs} inputs of ${name}`);
   if (granularity !== 'group' && groupSize !== undefined)
     problems.push(`groupSize: found ${groupSize}, expected none with granularity ${granularity}`);
   if (bits === 4 && inputs % 2 !== 0)
     problems.push(`bits: 4-bit codes are packed in pairs; ${name} is [${outputs}, ${inputs}]: use 8 bits`);
   return problems;
+}
+
+/** @throws UserError with all of schemeProblems() */
+export function checkScheme(scheme: WeightScheme, shape: readonly number[], name: string): void {
+  const problems = schemeProblems(scheme, shape, name);
+  if (problems.length > 0) throw UserError.of('quantisation', problems);
 }
 
 /** A matrix [outputs, inputs] as [R, G, elements of a block], each block with one scale. */
@@ -113,15 +130,17 @@ export function blockParameters(blocks: tf.Tensor3D, scheme: CodeScheme): Affine
 /**
  * A weight matrix as codes of 8 or 4 bits with the min-max scales of its blocks.
  * @param weight float32 [outputs, inputs], borrowed
- * @throws UserError where the scheme does not fit the shape
+ * @param name what an error calls it
+ * @throws UserError where the scheme does not fit the shape, and where a value, or the range of a block, is not finite
  */
-export function quantizeWeight(weight: tf.Tensor2D, scheme: WeightScheme): QuantizedWeight {
-  const problems = schemeProblems(scheme, weight.shape, 'the weight');
-  if (problems.length > 0) throw UserError.of('quantisation', problems);
+export function quantizeWeight(weight: tf.Tensor2D, scheme: WeightScheme, name = 'the weight'): QuantizedWeight {
+  checkScheme(scheme, weight.shape, name);
   const raw: RawTensor[] = [];
   tf.tidy(() => {
     const blocks = asBlocks(weight, scheme);
     const { scale, zeroPoint } = blockParameters(blocks, scheme);
+    if (!allFinite(scale))
+      throw new UserError(`${name} holds values, or a range of values, that are not finite: the model is damaged, get it again`); // prettier-ignore
     const codes = tf.reshape(quantize(blocks, { scale, zeroPoint }, scheme.bits), weight.shape);
     raw.push(scheme.bits === 4 ? toRaw(packInt4(codes), 'uint8') : toRaw(codes, 'int8'));
     raw.push(toRaw(tf.squeeze(scale, [2]), 'float32'));

@@ -147,6 +147,7 @@ export function nf4Table(codes: AnyTensor): tf.Tensor2D {
 /**
  * The numbers that a quantised tensor stands for. Usable inside compiled functions.
  * @returns float32 of the given shape
+ * @throws RangeError where the shape has another number of elements than the codes
  */
 export function dequantizeNf4({ codes, ...scales }: Nf4Tensors, shape: readonly number[]): tf.Tensor {
   return tf.tidy(() => dequantizeNf4Codes(codes, nf4Absmax(scales), shape));
@@ -165,6 +166,7 @@ export function nf4Absmax({ absmax, nestedAbsmax, nestedOffset }: Omit<Nf4Tensor
  * @param table nf4Table() of these codes, or of a tensor that they are rows of; borrowed
  * @param previous inside a compiled function: what has to exist before
  * @returns float32 of `shape`, which has n elements
+ * @throws RangeError where it has another number of them than the codes
  */
 export function dequantizeNf4Codes(
   codes: AnyTensor,
@@ -173,8 +175,10 @@ export function dequantizeNf4Codes(
   table?: tf.Tensor2D,
   previous = absmax,
 ): tf.Tensor {
+  const n = elementCount(shape);
+  if (Math.ceil(n / 2) !== elementCount(codes.shape))
+    throw new RangeError(`[${codes.shape}] bytes of two NF4 codes each are not the numbers of shape [${shape}]`);
   return tf.tidy(() => {
-    const n = elementCount(shape);
     const known = table ?? nf4Table(codes);
     const [found] = lookUp<[tf.Tensor]>(known, known.shape[0] === 256 ? castAfter(codes, previous, 'int32') : wordsOf(codes, previous)); // prettier-ignore
     const numbers = tf.reshape(found, [-1]);

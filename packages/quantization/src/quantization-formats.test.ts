@@ -1,9 +1,12 @@
+import { UserError } from '@blockwise/errors';
 import { compile, initTensorFlow, liveTensors, RawTensor, tf } from '@blockwise/tensorflow';
 import { readFileSync } from 'node:fs';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { codeTable, quantizeBlockwise } from './blockwise.ts';
+import { dynamicMap } from './dynamic-map.ts';
 import { fakeQuantize, fakeQuantizeTokens, fakeQuantizeWeight } from './fake-quantize.ts';
 import { dequantizeWeight, quantizeWeight, type AffineParameters, type Bits, type WeightScheme } from './min-max.ts';
-import { quantizeNf4 } from './nf4.ts';
+import { dequantizeNf4, quantizeNf4 } from './nf4.ts';
 import { fakeQuantizeAbsmax, fakeQuantizeTernary, packTernary, ternaryCodes, unpackTernary } from './ternary.ts';
 
 /** Made by tools/golden/quantization_formats.py with torch and transformers; versions inside. */
@@ -167,6 +170,38 @@ it('names all that does not fit a shape in one error', () => {
   });
 });
 
+describe('a scheme that is none', () => {
+  const whole = { bits: 8, symmetric: true, granularity: 'channel' } as const;
+  it.each([
+    [{ granularity: 'row' }, 'granularity: found row, expected tensor, channel, group'],
+    [{ symmetric: undefined }, 'symmetric: found undefined, expected true or false'],
+    [{ bits: 3 }, 'bits: found 3, expected 8 or 4'],
+    [{ granularity: 'group', groupSize: -4 }, 'groupSize: found -4, expected a divisor of the 12 inputs of the weight'],
+    [{ granularity: 'group', groupSize: 5 }, 'groupSize: found 5, expected a divisor of the 12 inputs of the weight'],
+  ])('is refused, for codes and for fake quantisation: %j', (changes, message) => {
+    tf.tidy(() => {
+      const weight = tf.ones([2, 12]) as tf.Tensor2D;
+      const scheme = { ...whole, ...changes } as WeightScheme;
+      expect(() => quantizeWeight(weight, scheme)).toThrow(new UserError(`quantisation: ${message}`));
+      expect(() => fakeQuantizeWeight(weight, scheme)).toThrow(new UserError(`quantisation: ${message}`));
+    });
+  });
+});
+
+it.each([
+  ['NaN', [1, NaN, 2, 0], true],
+  ['infinity', [1, 2, 0, -Infinity], false],
+  ['a range that float32 cannot hold', [3e38, -3e38, 2, 0], false],
+])('min-max codes of %s are refused, naming the weight', (_, values, symmetric) => {
+  tf.tidy(() => {
+    const weight = tf.tensor2d(values, [1, 4]);
+    for (const bits of [8, 4] as const)
+      expect(() => quantizeWeight(weight, { bits, symmetric, granularity: 'channel' }, 'layers.0.w')).toThrow(
+        /^layers.0.w holds values, or a range of values, that are not finite/,
+      );
+  });
+});
+
 describe.each(golden.bitnet)("BitNet's ternary weights of $weight.shape", (record) => {
   it("are transformers' to the last bit, with its straight-through gradients", () => {
     tf.tidy(() => {
@@ -200,6 +235,29 @@ function expectClose(found: tf.Tensor, expected: Encoded): void {
   const values = valuesOf(expected);
   found.dataSync().forEach((value, i) => expect(Math.abs(value - values[i])).toBeLessThanOrEqual(2e-7 * Math.abs(values[i]))); // prettier-ignore
 }
+
+it.each([NaN, Infinity])('8-bit codes of %s are refused in words, at once and compiled', (bad) => {
+  const code = dynamicMap(true);
+  const compiled = compile('codes', (x, table) => [quantizeBlockwise(x, { code }, table).absmax]);
+  const table = codeTable(code);
+  tf.tidy(() => {
+    const x = tf.tensor1d([1, bad, 2]);
+    expect(() => quantizeBlockwise(x, { code })).toThrow('numbers that are not finite cannot be quantised');
+    expect(() => compiled(x, table)).toThrow('numbers that are not finite cannot be quantised');
+  });
+  compiled.dispose();
+  table.dispose();
+});
+
+it('NF4 codes are read only as a shape with as many elements', () => {
+  const raw = RawTensor.fromBytes(new Uint8Array(4 * 64 * 64), [64, 64], 'float32');
+  const weight = quantizeNf4(raw);
+  expect(() => dequantizeNf4(weight, [3, 3])).toThrow(
+    new RangeError('[64,32] bytes of two NF4 codes each are not the numbers of shape [3,3]'),
+  );
+  expect(() => dequantizeNf4(weight, [65, 64])).toThrow(RangeError);
+  [raw, ...Object.values(weight)].forEach((tensor: RawTensor) => tensor.dispose());
+});
 
 it('NF4 of values that are not finite is refused, naming the weight', () => {
   const values = new Float32Array(128).fill(1);
