@@ -32,15 +32,14 @@ export function codeTable(code: Float32Array): RawTensor {
 
 /**
  * Numbers of any floating type as 8-bit codes. Blocks of zeros have absmax 0 and code 0, whatever code 0 stands for.
- * @param x borrowed
+ * @param x borrowed; finite
  * @param table of the scheme's map: codeTable(); borrowed
- * @throws TensorFlowError where a number is not finite, of a compiled function when it is called
  */
 export function quantizeBlockwise(x: AnyTensor, scheme: BlockwiseScheme, table?: AnyTensor): BlockwiseCodes {
   const { code, blockSize = 256 } = scheme;
   const [index, absmax] = tf.tidy(() => {
     const blocks = inBlocks(cast(x), blockSize);
-    const absmax = finite(tf.abs(tf.maximum(tf.max(blocks, 1), tf.neg(tf.min(blocks, 1)))));
+    const absmax = tf.abs(tf.maximum(tf.max(blocks, 1), tf.neg(tf.min(blocks, 1))));
     const perBlock = (values: tf.Tensor) => tf.reshape(values, [-1, 1]);
     // Of a block of zeros, 0 instead of 1: it ends at the table's first entry.
     const middle = tf.cast(tf.greater(absmax, 0), 'float32');
@@ -53,12 +52,6 @@ export function quantizeBlockwise(x: AnyTensor, scheme: BlockwiseScheme, table?:
   index.dispose();
   own?.dispose();
   return { codes, absmax };
-}
-
-/** x, found to be finite when it is computed: by an operation of its own, since values cannot be read inside a compiled function. */
-function finite(x: tf.Tensor): tf.Tensor {
-  const message = attribute.string('message', 'numbers that are not finite cannot be quantised');
-  return operation('CheckNumerics', [attribute.type('T', dtypes.float32.code), message], [x])[0];
 }
 
 /**

@@ -2,8 +2,6 @@ import { UserError } from '@blockwise/errors';
 import { compile, initTensorFlow, liveTensors, RawTensor, tf } from '@blockwise/tensorflow';
 import { readFileSync } from 'node:fs';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { codeTable, quantizeBlockwise } from './blockwise.ts';
-import { dynamicMap } from './dynamic-map.ts';
 import { fakeQuantize, fakeQuantizeTokens, fakeQuantizeWeight } from './fake-quantize.ts';
 import { dequantizeWeight, quantizeWeight, type AffineParameters, type Bits, type WeightScheme } from './min-max.ts';
 import { dequantizeNf4, quantizeNf4 } from './nf4.ts';
@@ -235,19 +233,6 @@ function expectClose(found: tf.Tensor, expected: Encoded): void {
   const values = valuesOf(expected);
   found.dataSync().forEach((value, i) => expect(Math.abs(value - values[i])).toBeLessThanOrEqual(2e-7 * Math.abs(values[i]))); // prettier-ignore
 }
-
-it.each([NaN, Infinity])('8-bit codes of %s are refused in words, at once and compiled', (bad) => {
-  const code = dynamicMap(true);
-  const compiled = compile('codes', (x, table) => [quantizeBlockwise(x, { code }, table).absmax]);
-  const table = codeTable(code);
-  tf.tidy(() => {
-    const x = tf.tensor1d([1, bad, 2]);
-    expect(() => quantizeBlockwise(x, { code })).toThrow('numbers that are not finite cannot be quantised');
-    expect(() => compiled(x, table)).toThrow('numbers that are not finite cannot be quantised');
-  });
-  compiled.dispose();
-  table.dispose();
-});
 
 it('NF4 codes are read only as a shape with as many elements', () => {
   const raw = RawTensor.fromBytes(new Uint8Array(4 * 64 * 64), [64, 64], 'float32');
