@@ -87,6 +87,7 @@ async function useThem(project: string): Promise<void> {
     lib: ['ES2023', 'DOM'],
     module: 'NodeNext',
     strict: true,
+    exactOptionalPropertyTypes: true,
     skipLibCheck: false,
   };
   writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['consumer.ts'] }));

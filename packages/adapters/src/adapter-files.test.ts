@@ -1,13 +1,16 @@
 import { openLlama, saveLlama, writeSafetensors } from '@blockwise/model-zoo';
-import { cast, initTensorFlow, liveTensors } from '@blockwise/tensorflow';
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cast, initTensorFlow, liveTensors, type Parameter } from '@blockwise/tensorflow';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { loadAdapter, saveAdapter } from './adapter-files.ts';
 import { applyLora } from './lora-model.ts';
+import type { LoraConfig } from './lora-config.ts';
 import { mergeAndUnload } from './merge.ts';
+import { quantizeModelNf4 } from './nf4-model.ts';
+import { quantizeModel } from './quantize-model.ts';
 import { largestDifference, logitsOf } from './run-model.test-support.ts';
 import { dataFolder, hasData } from './stories-data.test-support.ts';
 import { tinyModel } from './tiny-model.test-support.ts';
@@ -100,12 +103,86 @@ test("a weight of the base in the file is refused unless it is this base's, and 
   [model, again, base].forEach((each) => each.dispose());
 });
 
+test("embedding and head beside the adapter (PEFT's save_embedding_layers) are taken for the base's where they equal them", async () => {
+  const folder = join(scratch, 'embeddings');
+  const entry = ({ shape, ...parameter }: Parameter, bytes: Uint8Array) =>
+    ({ ...parameter, dtype: 'float32', shape: [...shape], bytes: () => bytes }) as const;
+  for (const tie_word_embeddings of [false, true]) {
+    const model = applyLora(tinyModel({ tie_word_embeddings }));
+    await saveAdapter(folder, model);
+    const saved = model.trainable.map((p) => [p.name, entry(p, p.bytes())] as const);
+    const embedding = model.parameters.get('model.embed_tokens.weight')!;
+    const head = model.parameters.get('lm_head.weight') ?? embedding;
+    const write = (headBytes: Uint8Array) =>
+      writeSafetensors(join(folder, 'adapter_model.safetensors'), [
+        ...saved,
+        ['base_model.model.model.embed_tokens.weight', entry(embedding, embedding.bytes())],
+        ['base_model.model.lm_head.weight', entry(head, headBytes)],
+      ]);
+    await write(head.bytes());
+    const base = tinyModel({ tie_word_embeddings });
+    const again = loadAdapter(base, folder);
+    expect(again.trainable.map((p) => p.bytes())).toEqual(model.trainable.map((p) => p.bytes()));
+    again.unload();
+    await write(head.bytes().map((byte, i) => (i === 3 ? byte ^ 1 : byte)));
+    expect(() => loadAdapter(base, folder)).toThrow(
+      'base_model.model.lm_head.weight is not the weight that this base has there: the adapter is of another base, or trained the module, which modules_to_save in adapter_config.json has to name then', // prettier-ignore
+    );
+    [model, base].forEach((each) => each.dispose());
+  }
+});
+
+const onlyUpperQuery = { targetModules: ['model.layers.1.self_attn.q_proj'] };
+test.each<[Partial<LoraConfig>, object]>([
+  [
+    { targetModules: ['q_proj'], layersToTransform: [1] },
+    { layers_pattern: 'layers', layers_to_transform: 1 },
+  ],
+  [{ targetModules: ['q_proj'], layersToTransform: [1] }, { layers_pattern: ['h', 'layers'] }],
+  [onlyUpperQuery, { target_modules: ['q_proj'], exclude_modules: ['layers.0.self_attn.q_proj', 'vision_tower'] }],
+  [onlyUpperQuery, { target_modules: ['q_proj'], exclude_modules: '.*\\.0\\..*' }],
+  [onlyUpperQuery, { target_modules: '(?i)(?P<start>.*)\\.1\\..*Q_(?P<p>P)ROJ\\Z' }],
+  [onlyUpperQuery, { init_lora_weights: 'orthogonal' }],
+  [onlyUpperQuery, { init_lora_weights: 'eva', eva_config: { rho: 1 }, corda_config: { rho: 2 } }],
+])('an adapter of %j whose config says %j is the plain LoRA that PEFT takes it for', async (options, changes) => {
+  const folder = mkdtempSync(join(scratch, 'plain-'));
+  const model = applyLora(tinyModel(), { ...options, initLoraWeights: false });
+  await saveAdapter(folder, model);
+  const path = join(folder, 'adapter_config.json');
+  writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, 'utf8')), ...changes }));
+  const again = loadAdapter(tinyModel(), folder);
+  expect(again.trainable.map(({ name }) => name)).toEqual(model.trainable.map(({ name }) => name));
+  again.trainable.forEach((parameter, i) => expect(parameter.bytes()).toEqual(model.trainable[i].bytes()));
+  await saveAdapter(folder, again);
+  const resaved = loadAdapter(tinyModel(), folder);
+  expect(resaved.trainable.map(({ name }) => name)).toEqual(model.trainable.map(({ name }) => name));
+  [model, again, resaved].forEach((each) => each.dispose());
+});
+
+test.each([
+  ['adapters', () => applyLora(tinyModel()), 'base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight'],
+  ['trained copies', () => applyLora(tinyModel(), { modulesToSave: ['lm_head'], targetModules: ['v_proj'] }), 'base_model.model.'], // prettier-ignore
+  ['int8 codes', () => quantizeModel(tinyModel(), { bits: 8, symmetric: true, granularity: 'channel' }), 'model.layers.0.self_attn.q_proj.weight_scale'], // prettier-ignore
+  ['NF4 codes', () => quantizeModelNf4(tinyModel()), 'model.layers.0.self_attn.q_proj.weight.absmax'],
+])('saveLlama() writes no folder of a model with %s, which nothing could open', async (_, make, name) => {
+  const model = make();
+  const folder = join(scratch, 'unsaved');
+  const attempt = saveLlama(folder, { model, json: {} });
+  await expect(attempt).rejects.toMatchObject({ name: 'UserError' });
+  await expect(attempt).rejects.toThrow(`the model has ${name}`);
+  expect(existsSync(folder)).toBe(false);
+  model.dispose();
+});
+
 test("all weights that do not fit are told at once, and the base is still the caller's", () => {
   const folder = join(scratch, 'other');
   cpSync(join(scratch, 'saved'), folder, { recursive: true });
   const path = join(folder, 'adapter_config.json');
   const config = JSON.parse(readFileSync(path, 'utf8'));
-  writeFileSync(path, JSON.stringify({ ...config, modules_to_save: ['model.norm'] }));
+  writeFileSync(
+    path,
+    JSON.stringify({ ...config, modules_to_save: ['model.norm'], target_modules: config.target_modules.slice(1) }),
+  );
   const base = tinyModel({ intermediate_size: 20 });
   const count = liveTensors();
   let message = '';
@@ -117,7 +194,7 @@ test("all weights that do not fit are told at once, and the base is still the ca
   }
   expect(message).toContain(`${folder}: the weights do not fit adapter_config.json`);
   expect(message).toContain('missing base_model.model.model.norm.weight [16]');
-  expect(message).toContain('unexpected base_model.model.lm_head.weight [24, 16]');
+  expect(message).toContain('unexpected base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight [3, 16]');
   expect(message.match(/found shape \[.*\], expected \[.*\] by adapter_config\.json/g)).toHaveLength(6);
   expect(liveTensors()).toBe(count);
   base.dispose();
@@ -128,7 +205,8 @@ test('options that mean other mathematics, or are no options, are told at once',
   cpSync(join(scratch, 'saved'), folder, { recursive: true });
   const path = join(folder, 'adapter_config.json');
   const config = JSON.parse(readFileSync(path, 'utf8'));
-  writeFileSync(path, JSON.stringify({ ...config, use_dora: true, r: 'eight', rank_pattern: { q_proj: 4 }, future: 1, alpha_pattern: {} })); // prettier-ignore
+  const write = (changes: object) => writeFileSync(path, JSON.stringify({ ...config, ...changes }));
+  write({ use_dora: true, r: 'eight', rank_pattern: { q_proj: 4 }, future: 1, alpha_pattern: {} });
   const base = tinyModel();
   expect(() => loadAdapter(base, folder)).toThrow(
     [
@@ -139,6 +217,17 @@ test('options that mean other mathematics, or are no options, are told at once',
       'future is 1: this is not supported',
     ].join('\n  - '),
   );
+  write({ init_lora_weights: 'pissa', layers_pattern: 'h', layers_to_transform: 'all' });
+  expect(() => loadAdapter(base, folder)).toThrow(
+    [
+      `${path}: 3 problems`,
+      'layers_to_transform is "all", expected numbers of layers',
+      'init_lora_weights is "pissa", expected true, false, gaussian, eva, orthogonal',
+      'layers_pattern is "h": this is not supported',
+    ].join('\n  - '),
+  );
+  write({ r: 0 });
+  expect(() => loadAdapter(base, folder)).toThrow(`${path}: r is 0, expected a whole number from 1`);
   expect(() => loadAdapter(base, scratch)).toThrow(
     `${scratch}: no adapter_config.json: it is no folder of a PEFT adapter`,
   );

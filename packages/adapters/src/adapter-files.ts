@@ -9,13 +9,13 @@ import {
   type JsonObject,
   type StagedModel,
 } from '@blockwise/model-zoo';
-import { cast, MappedFile, toRaw, type RawTensor } from '@blockwise/tensorflow';
+import { cast, MappedFile, toRaw, type Parameter, type RawTensor } from '@blockwise/tensorflow';
 import { existsSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loraDefaults, type LoraConfig } from './lora-config.ts';
-import { applyLora, type Lora, type LoraModel } from './lora-model.ts';
-import { fullName } from './lora-targets.ts';
+import { adapt, prefix, type Lora, type LoraModel } from './lora-model.ts';
+import { fullName, planLora } from './lora-targets.ts';
 import { atRest } from './parameter-values.ts';
 
 const configFile = 'adapter_config.json';
@@ -57,10 +57,11 @@ function configJson(lora: LoraConfig, baseModelNameOrPath: string | null): JsonO
     lora_alpha: lora.loraAlpha,
     lora_dropout: lora.loraDropout,
     target_modules: lora.targetModules,
+    exclude_modules: lora.excludeModules.length > 0 ? lora.excludeModules : null,
     bias: lora.bias,
     use_rslora: lora.useRslora,
     modules_to_save: lora.modulesToSave.length > 0 ? lora.modulesToSave : null,
-    layers_to_transform: lora.layersToTransform ?? null,
+    layers_to_transform: lora.layersToTransform.length > 0 ? lora.layersToTransform : null,
     init_lora_weights: lora.initLoraWeights,
     fan_in_fan_out: false,
     use_dora: false,
@@ -78,23 +79,26 @@ export function loadAdapter<Model extends StagedModel>(
   folder: string,
   { seed = 0 }: { seed?: number } = {},
 ): LoraModel<Model> {
-  // prettier-ignore
   const lora = readConfig(folder);
   const path = join(folder, weightsFile);
   if (!existsSync(path)) throw new UserError(`${folder}: no ${weightsFile}; in Python, PEFT's save_pretrained() writes one`); // prettier-ignore
-  const model = applyLora(base, lora, seed);
+  const model = adapt(base, planLora(base, lora, join(folder, configFile)), lora, seed);
   try {
-    // Where PEFT adapts the head, it saves the base's weight too.
     const all = [...readSafetensorsHeader(path).entries];
-    const entries = all.filter(([name]) => !name.endsWith(ofBase));
-    const expected = new Map(model.trainable.map(({ name, shape }) => [name, shape]));
+    const trained = new Map(model.trainable.map((parameter) => [parameter.name, parameter]));
+    // PEFT saves the base's weight too where it adapts the head, and embedding and head with save_embedding_layers.
+    const frozen = weightsOf(base);
+    const ownOf = (name: string) => (trained.has(name) ? undefined : frozen.get(name.replace('.base_layer.', '.')));
+    const entries = all.filter(([name]) => !ownOf(name));
+    const expected = new Map([...trained].map(([name, { shape }]) => [name, shape]));
     matchWeights(expected, { folder, entries: new Map(entries) }, { config: configFile });
     const file = MappedFile.open(path);
     try {
       for (const [name, { offset, shape, dtype }] of all) {
         const stored = file.tensor(offset, shape, dtype);
-        if (name.endsWith(ofBase)) needSameBase(base, name, stored, path);
-        else model.parameters.get(name)!.replace(atRest(cast(stored), 'float32'));
+        const own = ownOf(name);
+        if (own) needSameBase(own, name, stored, path);
+        else trained.get(name)!.replace(atRest(cast(stored), 'float32'));
         stored.dispose();
       }
     } finally {
@@ -107,50 +111,75 @@ export function loadAdapter<Model extends StagedModel>(
   }
 }
 
-const ofBase = '.base_layer.weight';
-
-/** @throws UserError where a weight of the base that the file holds, then disposed of, is not the one that the base has */
-function needSameBase({ stages }: StagedModel, name: string, stored: RawTensor, path: string): void {
-  const wanted = name.slice(0, -ofBase.length) + '.weight';
+/** A model's weights by the names that PEFT's files have for them. */
+function weightsOf({ stages }: StagedModel): Map<string, Parameter> {
   const all = stages.flatMap(({ parameters }) => [...parameters]);
-  const own = all.find(([local, parameter]) => wanted.endsWith(`.${fullName(local, parameter)}`))?.[1];
-  const values = cast(stored);
-  const rounded = own && toRaw(values, own.storageDtype);
-  const isSame =
-    own && rounded!.shape.join() === own.shape.join() && Buffer.compare(rounded!.bytes(), own.bytes()) === 0;
-  [values, rounded].forEach((one) => one?.dispose());
-  if (isSame) return;
-  stored.dispose();
-  throw new UserError(`${path}: ${name} is not the weight that this base has there: the adapter is of another base`);
+  return new Map(all.map(([local, parameter]) => [prefix + fullName(local, parameter), parameter]));
 }
 
-/** Keys that say nothing about the mathematics. */
+/** @throws UserError where a weight that the file holds, then disposed of, is not `own`, the one that the base has */
+function needSameBase(own: Parameter, name: string, stored: RawTensor, path: string): void {
+  const values = cast(stored);
+  const rounded = toRaw(values, own.storageDtype);
+  const isSame = rounded.shape.join() === own.shape.join() && Buffer.compare(rounded.bytes(), own.bytes()) === 0;
+  [values, rounded].forEach((one) => one.dispose());
+  if (isSame) return;
+  stored.dispose();
+  throw new UserError(
+    `${path}: ${name} is not the weight that this base has there: the adapter is of another base, or trained the module, which ` +
+      `modules_to_save in ${configFile} has to name then`,
+  );
+}
+
+/** Keys that say nothing about the mathematics; those of an init_lora_weights say how adapters began. */
 const harmless = new Set(
   (
     'auto_mapping base_model_name_or_path revision inference_mode task_type peft_version megatron_core ' +
-    'qalora_group_size runtime_config'
+    'qalora_group_size runtime_config corda_config eva_config loftq_config lora_ga_config'
   ).split(' '),
 );
 
-/** PEFT's name -> ours, and what it may be; null stands for the default. */
-const fields: Record<string, [ours: keyof LoraConfig, right: (value: unknown) => boolean, expected: string]> = {
-  r: ['r', isNumber, 'a number'],
-  lora_alpha: ['loraAlpha', isNumber, 'a number'],
-  lora_dropout: ['loraDropout', isNumber, 'a number'],
-  target_modules: ['targetModules', (x) => typeof x === 'string' || isListOf('string', x), 'names or a regular expression'], // prettier-ignore
-  bias: ['bias', (x) => typeof x === 'string', 'none, all or lora_only'],
-  use_rslora: ['useRslora', (x) => typeof x === 'boolean', 'true or false'],
-  modules_to_save: ['modulesToSave', (x) => isListOf('string', x), 'names'],
-  layers_to_transform: ['layersToTransform', (x) => isNumber(x) || isListOf('number', x), 'numbers of layers'],
-  init_lora_weights: ['initLoraWeights', () => true, ''],
+/**
+ * What init_lora_weights may be: adapters began so beside the base's own weights (PEFT's lora/layer.py, update_layer), and the option of ours
+ * that comes nearest. The others change the base (pissa, olora, corda, loftq, lora_ga) or freeze B (mica).
+ */
+const initialWeights = new Map<unknown, LoraConfig['initLoraWeights']>([
+  [true, true],
+  [false, false],
+  ['gaussian', 'gaussian'],
+  ['eva', true],
+  ['orthogonal', false],
+]);
+
+/** PEFT's name -> ours, how a value is read (undefined: not at all), and what it may be; null stands for the default. */
+const fields: Record<string, [ours: keyof LoraConfig, read: (value: unknown) => unknown, expected: string]> = {
+  r: ['r', (x) => ofType('number', x), 'a number'],
+  lora_alpha: ['loraAlpha', (x) => ofType('number', x), 'a number'],
+  lora_dropout: ['loraDropout', (x) => ofType('number', x), 'a number'],
+  target_modules: ['targetModules', namesOrPattern, 'names or a regular expression'],
+  exclude_modules: ['excludeModules', namesOrPattern, 'names or a regular expression'],
+  bias: ['bias', (x) => ofType('string', x), 'none, all or lora_only'],
+  use_rslora: ['useRslora', (x) => ofType('boolean', x), 'true or false'],
+  modules_to_save: ['modulesToSave', (x) => listOf('string', x), 'names'],
+  layers_to_transform: ['layersToTransform', (x) => listOf('number', [x].flat()), 'numbers of layers'],
+  init_lora_weights: ['initLoraWeights', (x) => initialWeights.get(x), [...initialWeights.keys()].join(', ')],
 };
 
-function isNumber(value: unknown): value is number {
-  return typeof value === 'number';
+function ofType(type: string, value: unknown): unknown {
+  return typeof value === type ? value : undefined;
 }
 
-function isListOf(type: string, value: unknown): boolean {
-  return Array.isArray(value) && value.every((item) => typeof item === type);
+function listOf(type: string, value: unknown): unknown {
+  return Array.isArray(value) && value.every((item) => typeof item === type) ? value : undefined;
+}
+
+function namesOrPattern(value: unknown): unknown {
+  return ofType('string', value) ?? listOf('string', value);
+}
+
+/** Whether a key says what is so in any Llama: where its layers are is what layers_pattern tells. */
+function isOfLlama(key: string, value: unknown): boolean {
+  return key === 'layers_pattern' && [value].flat().includes('layers');
 }
 
 /** adapter_config.json as options. Keys of methods that are not there (DoRA, say) are refused unless they are switched off. */
@@ -165,11 +194,11 @@ function readConfig(folder: string): LoraConfig {
   for (const [key, value] of Object.entries(json)) {
     const isOff = value === null || value === false || (typeof value === 'object' && Object.keys(value).length === 0);
     if (key in fields) {
-      const [ours, right, expected] = fields[key];
+      const [ours, read, expected] = fields[key];
       if (value === null) continue;
-      if (right(value)) lora[ours] = ours === 'layersToTransform' && isNumber(value) ? [value] : value;
-      else problems.push(`${key} is ${JSON.stringify(value)}, expected ${expected}`);
-    } else if (!isOff && key !== 'peft_type' && !harmless.has(key))
+      lora[ours] = read(value);
+      if (lora[ours] === undefined) problems.push(`${key} is ${JSON.stringify(value)}, expected ${expected}`);
+    } else if (!isOff && key !== 'peft_type' && !harmless.has(key) && !isOfLlama(key, value))
       problems.push(`${key} is ${JSON.stringify(value)}: this is not supported`);
   }
   if (json.target_modules === undefined || json.target_modules === null) problems.push('target_modules is missing');

@@ -1,3 +1,5 @@
+import { didYouMean } from '@blockwise/errors';
+
 /** Options of an adapter, named and meant as in PEFT's LoraConfig. */
 export interface LoraConfig {
   /** Rank of the update: columns of B and rows of A. */
@@ -8,17 +10,19 @@ export interface LoraConfig {
   readonly loraDropout: number;
   /**
    * Linear modules that get an adapter: ends of their names (`q_proj`, `self_attn.q_proj`), a regular expression that matches a whole name
-   * (`.*layers\.[01]\..*_proj`), or 'all-linear': every one but the head.
+   * (`.*layers\.[01]\..*_proj`; Python's syntax, as in PEFT's files), or 'all-linear': every one but the head.
    */
   readonly targetModules: readonly string[] | string;
+  /** Modules among them that get none: ends of their names or a regular expression; names that match nothing are nobody's mistake, as in PEFT. */
+  readonly excludeModules: readonly string[] | string;
   /** Biases that are trained too: none, all of the model's, or those of adapted modules. */
   readonly bias: 'none' | 'all' | 'lora_only';
   /** Rank-stabilised: the update is scaled by loraAlpha / sqrt(r) instead (arXiv 2312.03732). */
   readonly useRslora: boolean;
   /** Modules trained in full, as copies: ends of their names (`embed_tokens`, `lm_head`, `norm`, which every norm's name ends with). */
   readonly modulesToSave: readonly string[];
-  /** Layers, from 0, whose modules named in targetModules are adapted; default all. */
-  readonly layersToTransform?: readonly number[];
+  /** Layers, from 0, whose modules named in targetModules are adapted; none for all. */
+  readonly layersToTransform: readonly number[];
   /**
    * true: A is uniform within 1 / sqrt(inputs) (He's uniform with a = sqrt(5)), B is 0, so the adapter changes nothing at first;
    * 'gaussian': A is normal with deviation 1 / r, B is 0; false: both are uniform, B within 1 / sqrt(r).
@@ -32,9 +36,11 @@ export const loraDefaults: LoraConfig = {
   loraAlpha: 8,
   loraDropout: 0,
   targetModules: ['q_proj', 'v_proj'],
+  excludeModules: [],
   bias: 'none',
   useRslora: false,
   modulesToSave: [],
+  layersToTransform: [],
   initLoraWeights: true,
 };
 
@@ -54,9 +60,14 @@ export function loraConfigProblems(config: LoraConfig): string[] {
       `initLoraWeights is ${JSON.stringify(initLoraWeights)}, expected true, false or gaussian`,
     ],
     [
-      !layersToTransform || typeof targetModules !== 'string',
+      layersToTransform.length === 0 || typeof targetModules !== 'string',
       'layersToTransform goes with a list of targetModules: name the layers in the regular expression instead',
     ],
   ];
-  return checks.filter(([right]) => !right).map(([, problem]) => problem);
+  const known = Object.keys(loraDefaults);
+  const unknown = Object.keys(config).filter((name) => !known.includes(name));
+  return [
+    ...unknown.map((name) => `there is no option ${name}${didYouMean(name, known)}; there are ${known.join(', ')}`),
+    ...checks.filter(([right]) => !right).map(([, problem]) => problem),
+  ];
 }

@@ -52,6 +52,12 @@ test.each<[Partial<LoraConfig>, string[]]>([
     { targetModules: 'model\\.layers\\.0\\.mlp\\..*' },
     ['gate', 'up', 'down'].map((m) => `model.layers.0.mlp.${m}_proj`),
   ],
+  [{ targetModules: '(?i)(?P<path>model)\\.layers\\.0\\.self_attn\\.[QK]_proj\\Z' }, ['q', 'k'].map((m) => `model.layers.0.self_attn.${m}_proj`)], // prettier-ignore
+  [
+    { targetModules: 'all-linear', excludeModules: ['mlp.up_proj', 'q_proj', 'v_proj', 'model.layers.0.mlp.gate_proj'], layersToTransform: undefined }, // prettier-ignore
+    [0, 1].flatMap((i) => ['self_attn.k', 'self_attn.o', 'mlp.down'].map((m) => `model.layers.${i}.${m}_proj`)).concat('model.layers.1.mlp.gate_proj'), // prettier-ignore
+  ],
+  [{ excludeModules: '.*layers\\.0.*|.*v_proj' }, ['model.layers.1.self_attn.q_proj']],
   [{ targetModules: ['lm_head'] }, ['lm_head']],
   [{ targetModules: 'all-linear', modulesToSave: ['mlp.up_proj'], layersToTransform: undefined }, [0, 1].flatMap((i) => ['self_attn.q', 'self_attn.k', 'self_attn.v', 'self_attn.o', 'mlp.gate', 'mlp.down'].map((m) => `model.layers.${i}.${m}_proj`))], // prettier-ignore
 ])('%j adapts the modules that PEFT would', (options, expected) => {
@@ -164,7 +170,23 @@ test('all options that are wrong or match nothing are told at once, and the base
     'layersToTransform: there is no layer 2',
   ]);
   expect(() => applyLora(base, { targetModules: 'q_proj' })).toThrow('matches none of the linear modules');
-  expect(() => applyLora(base, { targetModules: '(' })).toThrow('no regular expression');
+  expect(() => applyLora(base, { targetModules: '(' })).toThrow(
+    /^LoRA's options: targetModules is no regular expression \(.*\)$/,
+  );
+  expect(() => applyLora(base, { excludeModules: '(?x) .' })).toThrow(
+    /^LoRA's options: excludeModules is no regular expression/,
+  );
+  expect(() => applyLora(base, { excludeModules: ['self_attn.q_proj', 'v_proj'] })).toThrow(
+    'matches none of the linear modules (q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head) that excludeModules ["self_attn.q_proj","v_proj"] leaves', // prettier-ignore
+  );
+  expect(() => applyLora(base, { rank: 4, loraAlfa: 8, r: 0 } as never)).toThrow(
+    [
+      "LoRA's options: 3 problems",
+      'there is no option rank; there are r, loraAlpha, loraDropout, targetModules, excludeModules, bias, useRslora, modulesToSave, layersToTransform, initLoraWeights', // prettier-ignore
+      'there is no option loraAlfa (did you mean loraAlpha?); there are r, loraAlpha, loraDropout, targetModules, excludeModules, bias, useRslora, modulesToSave, layersToTransform, initLoraWeights', // prettier-ignore
+      'r is 0, expected a whole number from 1',
+    ].join('\n  - '),
+  );
   expect(() => applyLora(base, { targetModules: ['lm_head'], loraDropout: 0.1 })).toThrow('which lm_head cannot have');
   expect(() => applyLora(base, { targetModules: 'all-linear', layersToTransform: [0] })).toThrow('goes with a list');
   expect(liveTensors()).toBe(count);

@@ -50,7 +50,7 @@ export interface Lora<Model extends StagedModel = StagedModel> {
 export type LoraModel<Model extends StagedModel = StagedModel> = Model & Lora<Model>;
 
 /** PEFT's names begin with it: a PeftModel's base_model is a LoraModel, whose `model` is transformers'. */
-const prefix = 'base_model.model.';
+export const prefix = 'base_model.model.';
 
 /**
  * Puts LoRA adapters (arXiv 2106.09685) beside linear modules of a model, as PEFT's get_peft_model() does. Takes over `base`, whose weights
@@ -58,7 +58,7 @@ const prefix = 'base_model.model.';
  * `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`.
  * @param options default: loraDefaults
  * @param seed an integer that decides the initial adapters and the dropout masks
- * @throws UserError with all options that are wrong or match nothing; `base` is then still the caller's
+ * @throws UserError with all options that are unknown, wrong or match nothing; `base` is then still the caller's
  */
 export function applyLora<Model extends StagedModel>(
   base: Model,
@@ -67,7 +67,17 @@ export function applyLora<Model extends StagedModel>(
 ): LoraModel<Model> {
   const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
   const lora = { ...loraDefaults, ...given };
-  const adapted = planLora(base, lora).map((plan, index) => adaptStage(plan, lora, [seed, index]));
+  return adapt(base, planLora(base, lora), lora, seed);
+}
+
+/** applyLora() of options whose plan is made. */
+export function adapt<Model extends StagedModel>(
+  base: Model,
+  plans: readonly StagePlan[],
+  lora: LoraConfig,
+  seed: number,
+): LoraModel<Model> {
+  const adapted = plans.map((plan, index) => adaptStage(plan, lora, [seed, index]));
   const wrapped = adapted.map((stage, index) => wrapStage(stage, lora, [seed, index]));
   const trainable = adapted.flatMap(({ adapters, copies }) => [
     ...adapters.flatMap(({ a, b }) => [a, b]),

@@ -2,6 +2,7 @@ import { UserError } from '@blockwise/errors';
 import { linearShapes, type Stage, type StagedModel } from '@blockwise/model-zoo';
 import type { Parameter } from '@blockwise/tensorflow';
 import { loraConfigProblems, type LoraConfig } from './lora-config.ts';
+import { pythonPattern } from './python-pattern.ts';
 
 /** A linear module that gets an adapter. */
 export interface Target {
@@ -35,26 +36,29 @@ export const isPacked = ({ storageDtype }: Parameter) => /^u?int/.test(storageDt
 
 /**
  * Finds the modules that a config names, as PEFT does (tuners_utils.py, check_target_module_exists; utils/other.py, _set_trainable).
+ * @param origin where the options come from, for messages
  * @throws UserError with every option that is wrong and every name that matches nothing
  */
-export function planLora(model: StagedModel, config: LoraConfig): StagePlan[] {
+export function planLora(model: StagedModel, config: LoraConfig, origin = "LoRA's options"): StagePlan[] {
   const problems = [...adapterProblems(model), ...loraConfigProblems(config)];
   const modules = model.stages.map((stage) => linearModules(stage));
   const head = model.stages.length - 1;
   const saves = (name: string) => config.modulesToSave.some((end) => name.endsWith(end));
   const isTarget = targetTest(config, problems);
+  const isExcluded = moduleTest(config, 'excludeModules', problems);
   const plans = model.stages.map((stage, index): StagePlan => {
-    const candidates = modules[index].filter(({ name }) => !saves(name));
+    const candidates = modules[index].filter(({ name }) => !saves(name) && !isExcluded?.(name));
     const inAll = config.targetModules === 'all-linear' && index !== head;
-    const targets = candidates.filter(({ name }) => inAll || isTarget(name));
+    const targets = candidates.filter(({ name }) => inAll || isTarget?.(name));
     return { stage, targets, copies: copiesOf(stage, targets, config, saves) };
   });
+  if (isTarget) problems.push(...unmatchedTargets(modules.flat(), plans, config));
   problems.push(...unmatched(model, modules.flat(), plans, config));
   if (config.loraDropout > 0 && plans[head].targets.length > 0)
     problems.push(
       `loraDropout is ${config.loraDropout}, which ${plans[head].targets[0].name} cannot have: take it from targetModules, or drop nothing`,
     );
-  if (problems.length > 0) throw UserError.of("LoRA's options", problems);
+  if (problems.length > 0) throw UserError.of(origin, problems);
   return plans;
 }
 
@@ -78,21 +82,29 @@ function linearModules(stage: Stage): Target[] {
 /** The module that a weight or bias belongs to. */
 const moduleOf = (name: string) => name.slice(0, name.lastIndexOf('.'));
 
+/** Whether a module is told by a name; undefined for an option that is wrong, after its problem has been noted. */
+type ModuleTest = ((name: string) => boolean) | undefined;
+
 /** Whether a module is named in targetModules, for those that are names or a regular expression. No layers in a list are all, as in PEFT. */
-function targetTest({ targetModules, layersToTransform }: LoraConfig, problems: string[]): (name: string) => boolean {
+function targetTest(config: LoraConfig, problems: string[]): ModuleTest {
+  const { targetModules, layersToTransform: layers } = config;
   if (targetModules === 'all-linear') return () => false;
-  if (typeof targetModules === 'string') {
-    try {
-      const pattern = new RegExp(`^(?:${targetModules})$`);
-      return (name) => pattern.test(name);
-    } catch (error) {
-      problems.push(`targetModules is no regular expression (${(error as Error).message})`);
-      return () => false;
-    }
+  const isNamed = moduleTest(config, 'targetModules', problems);
+  if (!isNamed || layers.length === 0) return isNamed;
+  return (name) => isNamed(name) && layers.includes(Number(/\.(\d+)\./.exec(name)?.[1]));
+}
+
+/** Whether a module is one of those that an option names, by the ends of their names or a regular expression. */
+function moduleTest(config: LoraConfig, option: 'targetModules' | 'excludeModules', problems: string[]): ModuleTest {
+  const given = config[option];
+  if (typeof given !== 'string') return (name) => given.some((end) => isModule(name, end));
+  try {
+    const pattern = pythonPattern(given);
+    return (name) => pattern.test(name);
+  } catch (error) {
+    problems.push(`${option} is no regular expression (${(error as Error).message})`);
+    return undefined;
   }
-  return (name) =>
-    targetModules.some((end) => isModule(name, end)) &&
-    (!layersToTransform?.length || layersToTransform.includes(Number(/\.(\d+)\./.exec(name)?.[1])));
 }
 
 const isModule = (name: string, end: string) => name === end || name.endsWith(`.${end}`);
@@ -109,9 +121,9 @@ function copiesOf(stage: Stage, targets: readonly Target[], { bias }: LoraConfig
   return copies;
 }
 
-/** A line for each name and layer that matches nothing. */
-function unmatched(model: StagedModel, linear: readonly Target[], plans: readonly StagePlan[], config: LoraConfig) {
-  const { targetModules, modulesToSave, layersToTransform = [] } = config;
+/** A line for each name in targetModules that matches nothing, or one where none is left of all that match. */
+function unmatchedTargets(linear: readonly Target[], plans: readonly StagePlan[], config: LoraConfig) {
+  const { targetModules, excludeModules } = config;
   const problems: string[] = [];
   const known = [...new Set(linear.map(({ name }) => name.slice(name.lastIndexOf('.') + 1)))].join(', ');
   const names = typeof targetModules === 'string' ? [] : targetModules;
@@ -121,8 +133,18 @@ function unmatched(model: StagedModel, linear: readonly Target[], plans: readonl
         `targetModules: no linear module is called ${end}; there are ${known}. (modulesToSave trains other modules in full)`,
       );
   const targets = plans.flatMap(({ targets }) => targets);
+  const left = excludeModules.length > 0 ? ` that excludeModules ${JSON.stringify(excludeModules)} leaves` : '';
   if (targets.length === 0 && problems.length === 0)
-    problems.push(`targetModules ${JSON.stringify(targetModules)} matches none of the linear modules (${known})`);
+    problems.push(
+      `targetModules ${JSON.stringify(targetModules)} matches none of the linear modules (${known})${left}`,
+    );
+  return problems;
+}
+
+/** A line for each module to be trained in full, and each layer, that is not there or cannot be. */
+function unmatched(model: StagedModel, linear: readonly Target[], plans: readonly StagePlan[], config: LoraConfig) {
+  const { modulesToSave, layersToTransform } = config;
+  const problems: string[] = [];
   const all = model.stages.flatMap((stage) =>
     [...stage.parameters].map(([local, parameter]) => moduleOf(fullName(local, parameter))),
   );

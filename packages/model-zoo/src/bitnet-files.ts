@@ -12,7 +12,7 @@ import {
 } from './bitnet-config.ts';
 import { llamaTiedWeights, type LlamaConfig, type WeightDtype } from './config.ts';
 import { freshWeights, saveHollow, type FreshOptions } from './fresh-weights.ts';
-import { weightInDtype, type OpenedLlama } from './llama-files.ts';
+import { tiedAsStored, weightInDtype, type OpenedLlama } from './llama-files.ts';
 import { matchWeights, openWeights } from './weights.ts';
 
 /** A BitNet with what its files said, or will say: saveLlama() writes it as transformers' BitNetForCausalLM reads it. */
@@ -31,9 +31,10 @@ export function openBitNet(
   folder: string,
   { dtype, streamed }: { dtype?: WeightDtype; streamed?: boolean } = {},
 ): OpenedBitNet {
-  const { config, json, warnings, storage } = readBitNetConfig(folder);
+  const read = readBitNetConfig(folder);
   const files = openWeights(folder);
   try {
+    const { config, json, warnings, storage } = tiedAsStored(read, files);
     const packed = packedWeights(config, storage);
     const floats = ['float32', 'bfloat16', 'float16'] as const;
     const sources = matchWeights(bitnetWeightShapes(config, storage), files, {

@@ -7,6 +7,7 @@ import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { parseBitNetConfig } from './bitnet-config.ts';
 import { bitNetFromLlama, openBitNet, packBitNet, saveHollowBitNet, type OpenedBitNet } from './bitnet-files.ts';
 import { createBitNet, type BitNet } from './bitnet.ts';
+import { writeConfig } from './config-file.ts';
 import { generate } from './generation.ts';
 import {
   bytesOf,
@@ -170,6 +171,18 @@ describe('files of a BitNet', () => {
     expect(model.config).toEqual({ ...config, dtype: 'bfloat16' });
     const { storageDtype } = model.parameters.get('model.layers.0.mlp.up_proj.weight')!;
     expect(storageDtype).toBe(storage === 'online' ? 'bfloat16' : 'uint8');
+    model.dispose();
+  });
+
+  it('with a head that differs from the embedding open untied, whatever config.json says', async () => {
+    const opened = build(first);
+    const expected = logits(opened.model);
+    await saveLlama(folder, opened);
+    opened.model.dispose();
+    await writeConfig(folder, { ...opened.json, tie_word_embeddings: true }, 'float32');
+    const { model, warnings } = openBitNet(folder);
+    expect(logits(model)).toEqual(expected);
+    expect([model.config.tie_word_embeddings, warnings.length]).toEqual([false, 1]);
     model.dispose();
   });
 

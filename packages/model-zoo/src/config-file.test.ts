@@ -44,6 +44,13 @@ test.skipIf(!haveStories)('a real config is read whole', () => {
   expect(config).toMatchObject({ rms_norm_eps: 1e-5, tie_word_embeddings: true, eos_token_id: 2 });
 });
 
+test('more layers than any model has are refused before the weights of each are named', () => {
+  expect(() => read({ num_hidden_layers: 1e9 })).toThrow(
+    'config.json: num_hidden_layers: found 1000000000, expected at most 1000',
+  );
+  expect(read({ num_hidden_layers: 1000 }).config.num_hidden_layers).toBe(1000);
+});
+
 describe('rotary embedding', () => {
   const llama3 = { factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192 };
   test.each([

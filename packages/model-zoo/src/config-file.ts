@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { publish, writeAside } from './atomic-file.ts';
 import { llama_defaults } from './config.ts';
 import type { LlamaConfig, RopeParameters, WeightDtype } from './config.ts';
-import { brief, isObject, readJsonObject } from './json-object.ts';
+import { brief, briefName, isObject, readJsonObject } from './json-object.ts';
 import type { JsonObject } from './json-object.ts';
 
 export interface LlamaConfigFile {
@@ -146,7 +146,9 @@ function checkKey(key: string, value: unknown, known: Set<string>, problems: str
     );
   } else if (!known.has(key)) {
     const near = nearMatch(key, known);
-    warnings.push(`${key} is not a key of a Llama config and is ignored${near ? `; did you mean ${near}?` : ''}`);
+    warnings.push(
+      `${briefName(key)} is not a key of a Llama config and is ignored${near ? `; did you mean ${near}?` : ''}`,
+    );
   }
 }
 
@@ -300,7 +302,7 @@ function readRope(json: JsonObject, standard: RopeParameters, problems: string[]
         `${where}.${key}: found ${brief(rope[key])}, expected 1: it changes the mathematics and is not supported`,
       );
     } else if (key !== 'partial_rotary_factor') {
-      warnings.push(`${where}.${key} is not used by rope_type ${rope_type} and is ignored`);
+      warnings.push(`${where}.${briefName(key)} is not used by rope_type ${rope_type} and is ignored`);
     }
   }
   return { rope_type, rope_theta, ...Object.fromEntries(values) } as RopeParameters;
@@ -316,14 +318,19 @@ function readDtype(json: JsonObject, problems: string[]): WeightDtype | null {
   return null;
 }
 
+/** Many times the deepest Llama's (126), few enough to name the weights of each before any file is looked at. */
+const maxLayers = 1000;
+
 function checkRelations(config: LlamaConfig, problems: string[]): void {
   const {
     hidden_size,
+    num_hidden_layers: layers,
     num_attention_heads: heads,
     num_key_value_heads: groups,
     head_dim,
     rope_parameters: rope,
   } = config;
+  if (layers > maxLayers) problems.push(`num_hidden_layers: found ${layers}, expected at most ${maxLayers}`);
   if (hidden_size % heads !== 0) {
     problems.push(`hidden_size: found ${hidden_size}, expected a multiple of num_attention_heads, ${heads}`);
   }

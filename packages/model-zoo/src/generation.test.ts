@@ -131,6 +131,15 @@ describe('the state is freed', () => {
   });
 });
 
+test('a prompt of anything but token ids is refused before it is cut down to them', async () => {
+  const decoder = countingDecoder();
+  for (const wrong of [1.5, NaN, 2 ** 32 + 1])
+    await expect(generate(decoder, [1, wrong], { maxNewTokens: 1 })).rejects.toThrow(
+      `generation: the prompt: found ${wrong}, expected token ids, integers of the vocabulary`,
+    );
+  expect(decoder.steps).toEqual([]);
+});
+
 test('options out of range are all named in one error, before anything is computed', async () => {
   const decoder = countingDecoder();
   const options = {

@@ -40,7 +40,7 @@ export interface Generation {
 
 /**
  * Generates token by token; the texts yielded add up to the final text. Ending the loop early frees the state.
- * @param promptIds at least one token.
+ * @param promptIds ids of at least one token.
  * @throws UserError naming each option that is out of range.
  */
 export async function* streamGeneration<State>(
@@ -134,6 +134,8 @@ function checkOptions(promptIds: readonly number[], options: GenerationOptions):
     promptIds.length > 0,
     'the prompt has no tokens, expected at least one (the tokenizer adds <s> where it is asked to)',
   );
+  const wrong = promptIds.find((id) => (id | 0) !== id);
+  expect(wrong === undefined, `the prompt: found ${wrong}, expected token ids, integers of the vocabulary`);
   expect(
     Number.isInteger(maxNewTokens) && maxNewTokens > 0,
     `maxNewTokens: found ${maxNewTokens}, expected an integer above zero`,

@@ -41,8 +41,24 @@ export function isObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-/** A value as JSON, cut to fit a line of a message. */
+/** A value as JSON, cut to fit a line of a message, without characters that a terminal obeys. */
 export function brief(value: unknown): string {
   const text = JSON.stringify(value) ?? 'nothing';
-  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
+  const cut = text.length > 60 ? `${text.slice(0, 57)}...` : text;
+  // JSON.stringify() escapes only those below 32.
+  return cut.replace(/[\x7f-\x9f]/g, (control) => `\\u00${control.charCodeAt(0).toString(16)}`);
+}
+
+/** A name out of a file, for a message: as it stands where it looks like one, else brief(). */
+export function briefName(name: string): string {
+  return /^[\w.-]{1,200}$/.test(name) ? name : brief(name);
+}
+
+/** Lines of one kind in one message. */
+const maxListed = 50;
+
+/** The first of many lines for a message, and how many more there are. */
+export function shorten(lines: readonly string[]): string[] {
+  if (lines.length <= maxListed) return [...lines];
+  return [...lines.slice(0, maxListed), `and ${lines.length - maxListed} more like these`];
 }

@@ -180,6 +180,36 @@ describe('openLlama', () => {
     model.dispose();
   });
 
+  it('does not tie a head that differs from the embedding, whatever config.json says, and says so once', async () => {
+    const bytes = await save({ tie_word_embeddings: false });
+    const tied = tinyLlamaConfig({ tie_word_embeddings: true, dtype: 'float32' });
+    rmSync(join(folder, 'config.json'));
+    writeConfigOf(tied);
+    const opened = openLlama(folder);
+    expect(digests(opened.model)).toEqual(bytes);
+    expect(opened.model.config).toEqual({ ...tied, tie_word_embeddings: false });
+    expect(opened.warnings).toEqual([
+      'tie_word_embeddings is true, but lm_head.weight and model.embed_tokens.weight differ: they are not tied',
+    ]);
+    await saveLlama(folder, opened);
+    opened.model.dispose();
+    const again = openLlama(folder);
+    expect([again.json.tie_word_embeddings, again.warnings]).toEqual([false, []]);
+    expect(digests(again.model)).toEqual(bytes);
+    again.model.dispose();
+  });
+
+  it('ties a head that is stored beside the embedding it equals', async () => {
+    const config = tinyLlamaConfig({ tie_word_embeddings: true });
+    const tensors = randomTensors(config);
+    writeConfigOf(config);
+    await saveWeights(folder, [...tensors, ['lm_head.weight', new Map(tensors).get('model.embed_tokens.weight')!]]);
+    const { model, warnings } = openLlama(folder);
+    expect(digests(model)).toEqual(digestsOf(tensors));
+    expect([model.config.tie_word_embeddings, warnings]).toEqual([true, []]);
+    model.dispose();
+  });
+
   it('names every weight that is missing, unexpected or misshapen in one error', async () => {
     const config = tinyLlamaConfig();
     writeConfigOf(config);

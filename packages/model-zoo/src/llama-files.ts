@@ -1,21 +1,22 @@
+import { UserError } from '@blockwise/errors';
 import { cast, RawTensor, toRaw, type Parameter } from '@blockwise/tensorflow';
 import { existsSync } from 'node:fs';
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { publish, writeAside } from './atomic-file.ts';
 import { llamaTiedWeights, llamaWeightShapes, type WeightDtype } from './config.ts';
-import { readLlamaConfig, writeConfig } from './config-file.ts';
+import { readLlamaConfig, writeConfig, type LlamaConfigFile } from './config-file.ts';
 import type { JsonObject } from './json-object.ts';
 import { createLlama, type ComputeDtype, type Llama } from './llama.ts';
 import type { WritableTensor } from './safetensors.ts';
-import { matchWeights, openWeights, saveWeights } from './weights.ts';
+import { areEqual, matchWeights, openWeights, saveWeights, type Weights } from './weights.ts';
 
 /** A Llama opened from a folder, with what its files said. */
 export interface OpenedLlama {
   readonly model: Llama;
   /** config.json as it was read, for saveLlama(). */
   readonly json: JsonObject;
-  /** One line for each oddity that changes nothing. */
+  /** One line for each oddity that does not keep it from being opened. */
   readonly warnings: readonly string[];
 }
 
@@ -31,9 +32,10 @@ export function openLlama(
   folder: string,
   { dtype, streamed, computeDtype }: { dtype?: WeightDtype; streamed?: boolean; computeDtype?: ComputeDtype } = {},
 ): OpenedLlama {
-  const { config, json, warnings } = readLlamaConfig(folder);
+  const read = readLlamaConfig(folder);
   const files = openWeights(folder);
   try {
+    const { config, json, warnings } = tiedAsStored(read, files);
     const expected = llamaWeightShapes(config);
     const sources = matchWeights(expected, files, { tied: llamaTiedWeights(config) });
     const weights = new Map<string, RawTensor>();
@@ -42,6 +44,20 @@ export function openLlama(
   } finally {
     files.close();
   }
+}
+
+/**
+ * A config whose head is tied only where the weights agree: a file that holds a head unlike the embedding has one that was trained, whatever
+ * its config.json says (transformers 5 does not tie them either; modeling_utils.py, tie_weights).
+ */
+export function tiedAsStored<File extends LlamaConfigFile>(read: File, { entries }: Weights): File {
+  for (const [alias, name] of llamaTiedWeights(read.config)) {
+    const [own, other] = [entries.get(alias), entries.get(name)];
+    if (!own || !other || areEqual(own, other)) continue;
+    const warning = `tie_word_embeddings is true, but ${alias} and ${name} differ: they are not tied`;
+    return { ...read, config: { ...read.config, tie_word_embeddings: false }, warnings: [...read.warnings, warning] };
+  }
+  return read;
 }
 
 /** A stored weight in another dtype; consumes it. */
@@ -68,8 +84,10 @@ const companions = [
 /**
  * Saves a model in Hugging Face layout, loadable by transformers: config.json, weights in their storage dtype (masters rounded to nearest),
  * and the tokenizer files of `source`, where given. Each file is complete or absent.
+ * @throws UserError where the model has other weights than its files have names for: those of an adapter, or quantised ones
  */
 export async function saveLlama(folder: string, { model, json }: Pick<OpenedLlama, 'model' | 'json'>, source?: string) {
+  checkSavable(folder, model);
   await mkdir(folder, { recursive: true });
   const parameters = [...model.parameters.values()];
   await saveWeights(folder, parameters.map((parameter) => [parameter.name, writable(parameter)] as const)); // prettier-ignore
@@ -81,6 +99,15 @@ export async function saveLlama(folder: string, { model, json }: Pick<OpenedLlam
     const path = join(source!, name);
     if (existsSync(path)) await copyWhole(path, join(folder, name));
   }
+}
+
+function checkSavable(folder: string, { parameters, weightShapes }: Llama): void {
+  const other = [...parameters.keys()].find((name) => !weightShapes.has(name));
+  if (other === undefined) return;
+  throw new UserError(
+    `${folder}: the model has ${other}, for which files in Hugging Face layout have no place. An adapter is saved by saveAdapter(), or ` +
+      `becomes part of the weights by mergeAndUnload(); a model quantised to int8, int4 or NF4 has no files: save it before it is quantised`,
+  );
 }
 
 /** A copy that is complete or absent. */

@@ -13,6 +13,8 @@ import type { BatchLayout, Context, LinearLayer, Stage, StagedModel, StageWeight
  */
 export interface Llama extends StagedModel {
   readonly config: LlamaConfig;
+  /** Of the weights it was made of, which its files hold: Hugging Face name to shape. Adapters and codes of quantised weights are not among them. */
+  readonly weightShapes: ReadonlyMap<string, readonly number[]>;
   /** How a decoder layer of it computes: llamaLayer() unless the family has its own. */
   readonly decoderLayer: DecoderLayer;
 }
@@ -222,7 +224,8 @@ export function createOfFamily(
   family: LayerFamily,
 ): Llama {
   const parameters = new Map<string, Parameter>();
-  for (const [name, shape] of llamaWeightShapes(config, family.shapes)) {
+  const weightShapes = llamaWeightShapes(config, family.shapes);
+  for (const [name, shape] of weightShapes) {
     const weight = weights.get(name);
     if (!weight) throw new RangeError(`weight ${name} of shape [${shape}] is missing`);
     if (weight.shape.join() !== shape.join())
@@ -231,6 +234,7 @@ export function createOfFamily(
   }
   return {
     config,
+    weightShapes,
     decoderLayer: family.decoderLayer,
     parameters,
     stages: llamaStages(config, parameters, family),

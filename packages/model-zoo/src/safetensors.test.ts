@@ -223,7 +223,17 @@ describe('a broken file', () => {
     [
       'has a shape that overflows',
       () => withHeader({ a: f32([2 ** 40, 2 ** 40], 0, 8) }, 8),
-      'takes 4835703278458516698824704 bytes',
+      'takes more than 2^53 bytes',
+    ],
+    [
+      'has more dimensions than numbers can count, and none of the last',
+      () => withHeader({ a: f32([...Array<number>(100).fill(Number.MAX_SAFE_INTEGER), 0], 0, 0) }, 0),
+      'takes more than 2^53 bytes',
+    ],
+    [
+      'has a name that a terminal would obey',
+      () => withHeader({ '\u001b[2J\u009b1m': f32([3], 0, 8) }, 8),
+      '"\\u001b[2J\\u009b1m": F32 [3] takes',
     ],
     ['has a negative size', () => withHeader({ a: f32([-1], 0, 4) }, 4), 'a: shape [-1] is not a list of sizes'],
     [
@@ -272,6 +282,20 @@ describe('a broken file', () => {
   test('gives all of its problems in one error', () => {
     const path = withHeader({ a: 1, b: f32([3], 0, 8), c: f32([-1], 0, 8) }, 8);
     expect(() => readSafetensorsHeader(path)).toThrow(/3 problems\n {2}- a: .*\n {2}- b: .*\n {2}- c: .*/);
+  });
+
+  test('is refused in a short message, however many of its tensors are wrong and however long their names are', () => {
+    const dimensions = Array<number>(1000).fill(Number.MAX_SAFE_INTEGER);
+    const names = Array.from({ length: 1000 }, (_, i) => `${i}`.padStart(1000, 'x'));
+    const path = withHeader(Object.fromEntries(names.map((name) => [name, f32(dimensions, 0, 8)])), 8);
+    let message = '';
+    try {
+      readSafetensorsHeader(path);
+    } catch (error) {
+      message = (error as Error).message;
+    }
+    expect(message).toMatch(/\n {2}- and 950 more like these$/);
+    expect(message.length).toBeLessThan(20_000);
   });
 
   test('cut anywhere is refused, never misread', () => {

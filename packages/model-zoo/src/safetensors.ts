@@ -5,7 +5,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { dtypes, type DType } from '@blockwise/tensorflow';
 
 import { publish, writeAside } from './atomic-file.ts';
-import { brief, isObject } from './json-object.ts';
+import { brief, briefName, isObject, shorten } from './json-object.ts';
 import { scanJson } from './json-scan.ts';
 
 /** The dtypes of the safetensors format that this package carries, with their engine name. */
@@ -59,7 +59,7 @@ export function readSafetensorsHeader(path: string): SafetensorsHeader {
   const { json, dataStart, fileBytes } = readHeaderText(path);
   const scan = scanJson(json, 3); // {name: {shape: [
   if (scan.tooDeep) throw broken(path, 'its header nests deeper than any safetensors header');
-  const problems = scan.duplicateKeys.map((name) => `the header lists ${JSON.stringify(name)} twice`);
+  const problems = scan.duplicateKeys.map((name) => `the header lists ${brief(name)} twice`);
   const header = parseHeaderJson(path, json);
   const metadata = checkMetadata(header['__metadata__'], problems);
   const found: [string, SafetensorsEntry][] = [];
@@ -70,7 +70,7 @@ export function readSafetensorsHeader(path: string): SafetensorsHeader {
   }
   found.sort(([, a], [, b]) => a.offset - b.offset || a.byteLength - b.byteLength);
   if (problems.length === 0) checkCoverage(found, dataStart, fileBytes, problems);
-  if (problems.length > 0) throw UserError.of(path, problems);
+  if (problems.length > 0) throw UserError.of(path, shorten(problems));
   return { metadata, entries: new Map(found) };
 }
 
@@ -95,7 +95,7 @@ function readHeaderText(path: string): { json: string; dataStart: number; fileBy
   }
 }
 
-function openForReading(path: string): number {
+export function openForReading(path: string): number {
   try {
     return openSync(path, 'r');
   } catch (error) {
@@ -105,7 +105,8 @@ function openForReading(path: string): number {
   }
 }
 
-function readExactly(path: string, file: number, position: number, length: number): Buffer {
+/** Bytes of an open file. @throws UserError where it ends before. */
+export function readExactly(path: string, file: number, position: number, length: number): Buffer {
   const buffer = Buffer.alloc(length);
   let done = 0;
   while (done < length) {
@@ -151,7 +152,7 @@ function checkMetadata(value: unknown, problems: string[]): Record<string, strin
 
 /** One tensor's record, or undefined after its problems have been noted. */
 function checkEntry(name: string, value: unknown, dataStart: number, problems: string[]): SafetensorsEntry | undefined {
-  const problem = (text: string): undefined => void problems.push(`${name}: ${text}`);
+  const problem = (text: string): undefined => void problems.push(`${briefName(name)}: ${text}`);
   if (!isObject(value)) return problem(`expected {dtype, shape, data_offsets}, found ${brief(value)}`);
   const { dtype, shape, data_offsets: span } = value;
   if (typeof dtype !== 'string' || !Object.hasOwn(formatDtypes, dtype)) {
@@ -163,9 +164,11 @@ function checkEntry(name: string, value: unknown, dataStart: number, problems: s
   }
   const ours = formatDtypes[dtype as FormatDtype];
   const byteLength = span[1]! - span[0]!;
-  const needed = shape.reduce((product, size) => product * BigInt(size), BigInt(dtypes[ours].bytes));
-  if (needed !== BigInt(byteLength)) {
-    return problem(`${dtype} ${brief(shape)} takes ${needed} bytes, but data_offsets span ${byteLength}`);
+  // Rounded above 2^53, which no span reaches.
+  const needed = byteLengthOf(ours, shape);
+  if (needed !== byteLength) {
+    const found = Number.isSafeInteger(needed) ? needed : 'more than 2^53';
+    return problem(`${dtype} ${brief(shape)} takes ${found} bytes, but data_offsets span ${byteLength}`);
   }
   return { dtype: ours, shape, offset: dataStart + span[0]!, byteLength };
 }
@@ -186,7 +189,7 @@ function checkCoverage(
     if (offset !== end) {
       const kind = offset < end ? 'overlaps the tensor before it' : 'leaves a hole before it';
       problems.push(
-        `${name}: begins at byte ${offset - dataStart} of the data and ${kind}, expected ${end - dataStart}`,
+        `${briefName(name)}: begins at byte ${offset - dataStart} of the data and ${kind}, expected ${end - dataStart}`,
       );
     }
     end = offset + byteLength;

@@ -49,9 +49,9 @@ export interface BatchLayout {
   /** int32 [B * T]: each token's position in its own example. Without segmentIds every row counts from 0, padding included. */
   readonly positionIds: Int32Array;
   /** int32 [B * T], for packed rows: tokens attend within their segment; 0 is padding. Absent: one example a row, padded on the right. */
-  readonly segmentIds?: Int32Array;
+  readonly segmentIds?: Int32Array | undefined;
   /** Of a training batch: an integer of its own for every batch of a run, from which dropout draws. Absent: nothing is dropped. */
-  readonly dropoutSeed?: number;
+  readonly dropoutSeed?: number | undefined;
 }
 
 /** A model that training, evaluation and generation can walk through. */

@@ -10,7 +10,7 @@ import { llamaTiedWeights, llamaWeightShapes } from './config.ts';
 import { readLlamaConfig } from './config-file.ts';
 import { readSafetensorsHeader, writeSafetensors } from './safetensors.ts';
 import type { WritableTensor } from './safetensors.ts';
-import { matchWeights, openWeights, readEntries, saveWeights } from './weights.ts';
+import { areEqual, matchWeights, openWeights, readEntries, saveWeights } from './weights.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'weights-'));
 afterAll(() => rmSync(root, { recursive: true }));
@@ -162,6 +162,22 @@ describe('opening', () => {
     expect(() => weights.tensor('model.norm.bias')).toThrow('internal: ');
   });
 
+  test('compares stored weights to their last byte, their dtype and their shape', async () => {
+    const size = 2 ** 20 + 1; // more than one piece
+    const last = new Uint8Array(size).fill(7, -1);
+    const tensor = (bytes: Uint8Array, shape = [size], dtype: 'uint8' | 'int8' = 'uint8'): WritableTensor => ({
+      ...{ dtype, shape, bytes: () => bytes },
+    });
+    const zeros = new Uint8Array(size);
+    await saveWeights(folder, [
+      ...Object.entries({ a: tensor(zeros), same: tensor(zeros), last: tensor(last) }),
+      ...Object.entries({ other: tensor(zeros, [size], 'int8'), row: tensor(zeros, [1, size]) }),
+    ]);
+    const entries = readEntries(folder);
+    const equalToA = [...entries.keys()].filter((name) => areEqual(entries.get('a')!, entries.get(name)!));
+    expect(equalToA.sort()).toEqual(['a', 'same']);
+  });
+
   test.skipIf(!haveStories)('reads back a real model that was written again, in one file and in shards', async () => {
     const source = readFileSync(join(stories, 'model.safetensors'));
     const original = readEntries(stories);
@@ -213,6 +229,13 @@ describe('matching', () => {
     const many = new Map(Array.from({ length: 60 }, (_, i) => [`w${i}`, [1]]));
     expect(() => matchWeights(many, found())).toThrow(
       /51 problems\n[^]*missing w49 \[1\]\n {2}- and 10 more like these$/,
+    );
+  });
+
+  test('prints no name as it stands that a terminal would obey, and no endless shape', () => {
+    const weights = found(['\u001b[2J', Array<number>(1000).fill(1)], ['model.norm.weight', [4]]);
+    expect(() => matchWeights(new Map([['model.norm.weight', [4]]]), weights)).toThrow(
+      /unexpected "\\u001b\[2J" \[1, 1[1, ]+\.\.\.$/,
     );
   });
 

@@ -1,5 +1,5 @@
 import { UserError, nearMatch } from '@blockwise/errors';
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { closeSync, existsSync, readdirSync, statSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 
@@ -7,8 +7,14 @@ import { MappedFile } from '@blockwise/tensorflow';
 import type { DType, RawTensor } from '@blockwise/tensorflow';
 
 import { discard, publish, writeAside } from './atomic-file.ts';
-import { brief, isObject, readJsonObject } from './json-object.ts';
-import { byteLengthOf, readSafetensorsHeader, writeSafetensorsAside } from './safetensors.ts';
+import { brief, briefName, isObject, readJsonObject, shorten } from './json-object.ts';
+import {
+  byteLengthOf,
+  openForReading,
+  readExactly,
+  readSafetensorsHeader,
+  writeSafetensorsAside,
+} from './safetensors.ts';
 import type { SafetensorsEntry, WritableTensor } from './safetensors.ts';
 
 const singleFile = 'model.safetensors';
@@ -16,6 +22,7 @@ const indexFile = 'model.safetensors.index.json';
 const shardName = /^model-\d{5}-of-\d{5}\.safetensors$/;
 const partialName = /^\.model.*\.\d+\.partial$/;
 const maxIndexBytes = 100_000_000;
+const pieceBytes = 1 << 20;
 
 export interface WeightEntry extends SafetensorsEntry {
   /** Path of the file it lies in. */
@@ -95,9 +102,9 @@ function readIndex(folder: string, index: string): Map<string, WeightEntry> {
     const inShard = shards.get(shard as string);
     const entry = inShard?.get(name);
     if (entry) entries.set(name, entry);
-    else if (inShard) problems.push(`weight_map: ${name} is not in ${shard as string}`);
+    else if (inShard) problems.push(`weight_map: ${briefName(name)} is not in ${shard as string}`);
   }
-  if (problems.length > 0) throw UserError.of(index, problems);
+  if (problems.length > 0) throw UserError.of(index, shorten(problems));
   return entries;
 }
 
@@ -118,12 +125,26 @@ function noWeights(folder: string): UserError {
   );
 }
 
+/** Whether two stored weights are the same, bit for bit; their files are read a piece at a time. */
+export function areEqual(a: WeightEntry, b: WeightEntry): boolean {
+  if (a.dtype !== b.dtype || a.shape.join() !== b.shape.join()) return false;
+  const opened = [a, b].map(({ file }) => openForReading(file));
+  try {
+    for (let done = 0; done < a.byteLength; done += pieceBytes) {
+      const length = Math.min(pieceBytes, a.byteLength - done);
+      const [one, other] = [a, b].map(({ file, offset }, i) => readExactly(file, opened[i], offset + done, length));
+      if (!one.equals(other)) return false;
+    }
+    return true;
+  } finally {
+    opened.forEach((file) => closeSync(file));
+  }
+}
+
 /** Dtypes that computation can start from. */
 const sourceDtypes: readonly DType[] = ['float32', 'bfloat16', 'float16'];
 /** Buffers that old checkpoints carry and that follow from the config. */
 const derivedBuffers = /(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$/;
-/** Lines of one kind in one message. */
-const maxListed = 50;
 
 interface MatchOptions {
   tied?: readonly (readonly [alias: string, name: string])[];
@@ -159,27 +180,25 @@ export function matchWeights(
     const source = [name, aliases.get(name)].find((candidate) => candidate !== undefined && entries.has(candidate));
     if (source === undefined) {
       const near = nearMatch(name, extra);
-      missing.push(`missing ${name} [${shape.join(', ')}]${near ? `; did you mean ${near}?` : ''}`);
+      missing.push(`missing ${name} ${sizes(shape)}${near ? `; did you mean ${briefName(near)}?` : ''}`);
       continue;
     }
     const entry = entries.get(source)!;
     if (entry.shape.join() !== shape.join()) {
-      wrong.push(`${source}: found shape [${entry.shape.join(', ')}], expected [${shape.join(', ')}] by ${config}`);
+      wrong.push(`${source}: found shape ${sizes(entry.shape)}, expected ${sizes(shape)} by ${config}`);
     }
     const dtypes = dtypesOf(name);
     if (!dtypes.includes(entry.dtype)) wrong.push(`${source}: found ${entry.dtype}, expected ${dtypes.join(', ')}`);
     matched.set(name, source);
   }
-  const unexpected = extra.map((name) => `unexpected ${name} [${entries.get(name)!.shape.join(', ')}]`);
+  const unexpected = extra.map((name) => `unexpected ${briefName(name)} ${sizes(entries.get(name)!.shape)}`);
   const problems = [missing, unexpected, wrong].flatMap(shorten);
   if (problems.length > 0) throw UserError.of(`${folder}: the weights do not fit ${config}`, problems);
   return matched;
 }
 
-function shorten(lines: readonly string[]): string[] {
-  if (lines.length <= maxListed) return [...lines];
-  return [...lines.slice(0, maxListed), `and ${lines.length - maxListed} more like these`];
-}
+/** A shape in a message. */
+const sizes = (shape: readonly number[]) => brief(shape).replaceAll(',', ', ');
 
 /**
  * Saves weights as Hugging Face does: one `model.safetensors`, or, above `maxShardBytes`,

@@ -39,7 +39,7 @@ export interface Optimizer {
    */
   readonly fused?: boolean;
   /** Where float16 gradients are imitated: the loop rounds them by it, skips a step whose gradients overflow, and tells it of every step. */
-  readonly lossScaler?: DynamicLossScaler;
+  readonly lossScaler?: DynamicLossScaler | undefined;
   /** Block optimizers may switch here: parameters go to rest, others get their masters. */
   endStep(): void;
   /** Copies of everything a resumed run needs beside the weights at rest, bit for bit. */

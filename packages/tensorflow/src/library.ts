@@ -11,6 +11,20 @@ import process from 'node:process';
  */
 export type Pointer = number;
 
+/** A C function, to be given what its declaration says. */
+export interface NativeFunction<Result> {
+  (...values: unknown[]): Result;
+  /** The same in a thread of its own; the last value is a callback (error, result). */
+  async(...values: unknown[]): void;
+}
+
+/** What a function of this declaration returns. */
+type ResultOf<Declaration extends string> = Declaration extends `const char *${string}`
+  ? string
+  : Declaration extends `void ${string}`
+    ? void
+    : number;
+
 const RTLD_NOW = 2;
 const RTLD_GLOBAL = process.platform === 'darwin' ? 0x8 : 0x100;
 const RTLD_NODELETE = process.platform === 'darwin' ? 0x80 : 0x1000;
@@ -35,20 +49,21 @@ export interface GraphOutput {
 /** Binds libc: mapping files, copying memory and keeping shared objects loaded. */
 function bindLibc() {
   const lib = koffi.load(process.platform === 'darwin' ? 'libSystem.B.dylib' : 'libc.so.6');
+  const fn = <D extends string>(declaration: D): NativeFunction<ResultOf<D>> => lib.func(declaration);
   return {
-    dlopen: lib.func('int64 dlopen(const char *path, int flags)'),
-    dlerror: lib.func('const char *dlerror()'),
-    dlsym: lib.func('int64 dlsym(int64 library, const char *name)'),
+    dlopen: fn('int64 dlopen(const char *path, int flags)'),
+    dlerror: fn('const char *dlerror()'),
+    dlsym: fn('int64 dlsym(int64 library, const char *name)'),
     /** Copies out of native memory into a typed array. */
-    copyOut: lib.func('int64 memcpy(void *to, int64 from, size_t bytes)'),
+    copyOut: fn('int64 memcpy(void *to, int64 from, size_t bytes)'),
     /** Copies a typed array into native memory. */
-    copyIn: lib.func('int64 memcpy(int64 to, void *from, size_t bytes)'),
-    mmap: lib.func('int64 mmap(int64 address, size_t bytes, int protection, int flags, int file, int64 offset)'),
-    munmap: lib.func('int munmap(int64 address, size_t bytes)'),
-    madvise: lib.func('int madvise(int64 address, size_t bytes, int advice)'),
-    dup: lib.func('int dup(int file)'),
-    dup2: lib.func('int dup2(int from, int to)'),
-    mallocTrim: process.platform === 'linux' ? lib.func('int malloc_trim(size_t pad)') : undefined,
+    copyIn: fn('int64 memcpy(int64 to, void *from, size_t bytes)'),
+    mmap: fn('int64 mmap(int64 address, size_t bytes, int protection, int flags, int file, int64 offset)'),
+    munmap: fn('int munmap(int64 address, size_t bytes)'),
+    madvise: fn('int madvise(int64 address, size_t bytes, int advice)'),
+    dup: fn('int dup(int file)'),
+    dup2: fn('int dup2(int from, int to)'),
+    mallocTrim: process.platform === 'linux' ? fn('int malloc_trim(size_t pad)') : undefined,
   };
 }
 
@@ -68,7 +83,7 @@ function bindTensorFlow(frameworkPath: string, ccPath: string) {
   }
   const framework = koffi.load(frameworkPath);
   const cc = koffi.load(ccPath);
-  const fn = (declaration: string) => {
+  const fn = <D extends string>(declaration: D): NativeFunction<ResultOf<D>> => {
     const name = /(\w+)\(/.exec(declaration)![1];
     // The wheel splits the C API over its two libraries.
     for (const lib of [framework, cc]) {

@@ -1,5 +1,5 @@
 import { beforeAll, expect, test } from 'vitest';
-import { initTensorFlow, liveTensors, Parameter, RawTensor, tf } from './index.ts';
+import { initTensorFlow, liveTensors, Parameter, RawTensor, TensorUseError, tf } from './index.ts';
 
 beforeAll(() => initTensorFlow());
 
@@ -51,4 +51,25 @@ test('replace() changes the values at rest and in training, and refuses other sh
   const half = RawTensor.fromBytes(new Uint8Array(4), [2], 'float16');
   expect(() => parameter.replace(half)).toThrow('lm_head.weight: float16 values cannot replace bfloat16 ones');
   [short, half, parameter].forEach((x) => x.dispose());
+});
+
+test('a parameter whose values are freed or handed over says so by name, whatever it is asked for', () => {
+  const [disposed, taken] = ['model.norm.weight', 'lm_head.weight'].map(
+    (name) => new Parameter(name, bfloat16(0x3f80)),
+  );
+  disposed.activate();
+  disposed.dispose();
+  const values = taken.take();
+  for (const parameter of [disposed, taken]) {
+    const uses = [
+      () => parameter.acquire(),
+      () => parameter.activate(),
+      () => parameter.bytes(),
+      () => parameter.take(),
+      () => parameter.replace(values),
+    ];
+    for (const use of uses)
+      expect(use).toThrow(new TensorUseError(`${parameter.name} is used after dispose() or take()`));
+  }
+  values.dispose();
 });

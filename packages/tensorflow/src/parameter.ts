@@ -43,6 +43,12 @@ export class Parameter {
     return this.stored?.streaming !== undefined;
   }
 
+  /** Its stored values: those of a parameter that is not trained. */
+  private get atRest(): RawTensor {
+    if (!this.stored) throw new TensorUseError(`${this.name} is used after dispose() or take()`);
+    return this.stored;
+  }
+
   /** The float32 master, while the parameter is trained. */
   get master(): Variable | undefined {
     return this.variable;
@@ -51,9 +57,10 @@ export class Parameter {
   /**
    * The values to compute with: the stored tensor, or a read of the master. Give it back with release() before the next update, or that
    * update copies the whole master.
+   * @throws TensorUseError after dispose() or take(), as activate(), bytes(), replace() and take() do
    */
   acquire(): AnyTensor {
-    return this.variable ? this.variable.read() : this.stored!;
+    return this.variable ? this.variable.read() : this.atRest;
   }
 
   /** Ends the use of what acquire() returned. */
@@ -65,26 +72,27 @@ export class Parameter {
   /** Makes the float32 master from the stored values, which are freed: full precision from here on. Nothing where it exists. */
   activate(): void {
     if (this.variable) return;
-    const values = cast(this.stored!);
+    const { atRest } = this;
+    const values = cast(atRest);
     this.variable = new Variable(values);
     values.dispose();
-    this.streaming = this.stored!.streaming;
+    this.streaming = atRest.streaming;
     this.streaming?.afterUse();
-    this.stored!.dispose();
+    atRest.dispose();
     this.stored = undefined;
   }
 
   /** Rounds the master to the storage dtype and frees it. Nothing where the parameter is at rest. */
   deactivate(rounding?: Rounding): void {
     if (!this.variable) return;
-    const stored = this.toStorage(rounding);
+    const stored = this.toStorage(this.variable, rounding);
     this.stored = this.streaming?.successor(stored) ?? stored;
     this.variable.dispose();
     this.variable = undefined;
   }
 
-  private toStorage(rounding?: Rounding): RawTensor {
-    const values = this.variable!.read();
+  private toStorage(variable: Variable, rounding?: Rounding): RawTensor {
+    const values = variable.read();
     const stored = toRaw(values, this.storageDtype, rounding);
     values.dispose();
     return stored;
@@ -92,8 +100,8 @@ export class Parameter {
 
   /** A copy of the values in the storage dtype (a trained one rounded to nearest), little-endian: what a model file holds. */
   bytes(): Uint8Array {
-    if (this.stored) return this.stored.bytes();
-    const rounded = this.toStorage();
+    if (!this.variable) return this.atRest.bytes();
+    const rounded = this.toStorage(this.variable);
     const bytes = rounded.bytes();
     rounded.dispose();
     return bytes;
@@ -112,18 +120,17 @@ export class Parameter {
     }
     if (stored.dtype !== this.storageDtype)
       throw new RangeError(`${this.name}: ${stored.dtype} values cannot replace ${this.storageDtype} ones`);
-    const next = this.stored!.streaming?.successor(stored) ?? stored;
-    this.stored!.dispose();
-    this.stored = next;
+    const { atRest } = this;
+    this.stored = atRest.streaming?.successor(stored) ?? stored;
+    atRest.dispose();
   }
 
   /** Hands over the values, at rest (see deactivate()), which the caller disposes; the parameter has none from here on. */
   take(): RawTensor {
     this.deactivate();
-    if (!this.stored) throw new TensorUseError(`${this.name} has no values left to take`);
-    const stored = this.stored;
+    const { atRest } = this;
     this.stored = undefined;
-    return stored;
+    return atRest;
   }
 
   dispose(): void {
