@@ -4,7 +4,7 @@ import { cpus } from 'node:os';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import { describeMachine, gitCommit, machineName, packageVersions } from './machine.ts';
+import { describeMachine, gitCommit, machineName, nameOf, packageVersions } from './machine.ts';
 
 it('describes processor, cores and memory', () => {
   const machine = describeMachine();
@@ -15,13 +15,21 @@ it('describes processor, cores and memory', () => {
 });
 
 it.each([
-  ['AMD EPYC', null, 'amd-epyc-2-cores'],
+  ['AMD EPYC (family 26, model 2)', null, 'amd-epyc-family-26-model-2-2-cores'],
   ['Intel(R) Xeon(R) Processor', null, 'intel-xeon-2-cores'],
   ['Intel(R) Core(TM) i7-9750H CPU @ 2.60GHz', null, 'intel-core-i7-9750h-2-cores'],
   ['AMD EPYC', 'NVIDIA H100 80GB HBM3, 81559 MiB', 'amd-epyc-2-cores-nvidia-h100-80gb-hbm3'],
 ])('names the folder of a kind of machine: %s with %s', (cpu, gpu, name) =>
   expect(machineName({ cpu, cores: 2, memoryBytes: 1, gpu })).toBe(name),
 );
+
+it('tells generations of processors apart that have one name', () => {
+  const description = (family: number, model: number) =>
+    `processor\t: 0\ncpu family\t: ${family}\nmodel\t\t: ${model}\n`;
+  expect(nameOf('AMD EPYC', description(26, 2))).toBe('AMD EPYC (family 26, model 2)');
+  expect(nameOf('Intel(R) Core(TM) i7-9750H', description(6, 158))).toBe('Intel(R) Core(TM) i7-9750H');
+  expect(nameOf('Apple M', '')).toBe('Apple M');
+});
 
 it('finds the installed version of every dependency', () => {
   const versions = packageVersions();

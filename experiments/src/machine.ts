@@ -19,7 +19,7 @@ const here = dirname(fileURLToPath(import.meta.url));
 export function describeMachine(): Machine {
   const processors = cpus();
   return {
-    cpu: processors[0]?.model.trim() ?? 'unknown',
+    cpu: nameOf(processors[0]?.model.trim() ?? 'unknown'),
     cores: processors.length,
     memoryBytes: totalmem(),
     gpu:
@@ -27,7 +27,21 @@ export function describeMachine(): Machine {
   };
 }
 
-/** A kind of machine in the name of a folder: amd-epyc-2-cores. */
+/**
+ * A processor's name; one without a number, as virtual machines give it (AMD EPYC), tells nothing of its generation: the family and model that Linux
+ * knows then stand behind it.
+ * @param description what /proc/cpuinfo says
+ */
+export function nameOf(name: string, description = existsSync(cpuinfo) ? readFileSync(cpuinfo, 'utf8') : ''): string {
+  const [family, model] = ['cpu family', 'model'].map(
+    (key) => new RegExp(`^${key}\\s*: (\\d+)$`, 'm').exec(description)?.[1],
+  );
+  return /\d/.test(name) || !family || !model ? name : `${name} (family ${family}, model ${model})`;
+}
+
+const cpuinfo = '/proc/cpuinfo';
+
+/** A kind of machine in the name of a folder: amd-epyc-family-26-model-2-2-cores. */
 export function machineName({ cpu, cores, gpu }: Machine): string {
   const plain = cpu.replace(/\((R|TM)\)|Processor|CPU|@.*/gi, ' ');
   const name = [plain, `${cores} cores`, gpu?.split(',')[0] ?? ''].join(' ').toLowerCase();
