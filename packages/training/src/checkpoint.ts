@@ -5,6 +5,7 @@ import {
   writeAside,
   writeFolderAside,
   writeSafetensors,
+  type SafetensorsHeader,
   type WritableTensor,
 } from '@blockwise/model-zoo';
 import type { OptimizerState, StateTensor } from '@blockwise/optimizers';
@@ -90,18 +91,18 @@ export function loadCheckpoint(folder: string, fingerprint: Fingerprint): TrainS
   const file = readStateFile(folder);
   compare(folder, file, fingerprint, [...new Set([...Object.keys(fingerprint), ...Object.keys(file.fingerprint)])]);
   const { step, data, steps, validation } = file;
-  const tensors = join(folder, optimizerFile);
-  const { step: own } = readSafetensorsHeader(tensors).metadata;
-  if (own !== String(step))
+  const path = join(folder, optimizerFile);
+  const { metadata, entries } = readSafetensorsHeader(path);
+  if (metadata.step !== String(step))
     throw new UserError(
-      `${tensors} is of step ${own ?? 'unknown'}, ${stateFile} beside it of step ${step}: resume from another checkpoint`,
+      `${path} is of step ${metadata.step ?? 'unknown'}, ${stateFile} beside it of step ${step}: resume from another checkpoint`,
     );
   return {
     step,
     data,
     steps,
     validation,
-    optimizer: { scalars: file.optimizer, tensors: readTensors(tensors) },
+    optimizer: { scalars: file.optimizer, tensors: readTensors(path, entries) },
   };
 }
 
@@ -160,8 +161,7 @@ function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-function readTensors(path: string): Map<string, StateTensor> {
-  const { entries } = readSafetensorsHeader(path);
+function readTensors(path: string, entries: SafetensorsHeader['entries']): Map<string, StateTensor> {
   const file = openSync(path, 'r');
   try {
     const read = (offset: number, length: number) => {

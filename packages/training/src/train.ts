@@ -179,11 +179,11 @@ async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResul
     parts.onStep?.(steps[steps.length - 1]);
 
     const last = step === options.totalSteps;
-    const due = options.saveSteps > 0 && step % options.saveSteps === 0;
-    // The next step's loss would tell, but these weights are about to be saved.
-    if (last || due || signal?.aborted) refuseDiverged(model, trained, step);
     const evaluationDue = options.evalSteps > 0 && step % options.evalSteps === 0;
     if (parts.validation && (last || evaluationDue)) await evaluate(step);
+    const due = options.saveSteps > 0 && step % options.saveSteps === 0;
+    // The next step's loss would tell, but these weights are about to be saved: here, or at the end by the caller.
+    if (last || due || signal?.aborted) refuseDiverged(model, trained, step);
     if ((due && !last) || signal?.aborted) await parts.save?.(state());
   }
 
