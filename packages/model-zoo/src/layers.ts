@@ -123,9 +123,8 @@ const frozenHalf = (weight: RawTensor): FrozenWeight => ({
 
 /** x W^T with a frozen weight, a piece of its rows after the other. */
 function frozenProduct(x: tf.Tensor, weight: FrozenWeight): tf.Tensor {
-  const times = timesTransposed(x);
   let previous = x;
-  const parts = pieces(weight).map(([from, to]) => (previous = times(weight.rows(from, to, previous))));
+  const parts = pieces(weight).map(([from, to]) => (previous = timesTransposed(x, weight.rows(from, to, previous))));
   return parts.length > 1 ? tf.concat(parts, 1) : parts[0];
 }
 
@@ -173,7 +172,7 @@ export function frozenLinear(x: tf.Tensor2D, weight: FrozenWeight): tf.Tensor2D 
 }
 
 function trainedLinear(x: tf.Tensor, weight: tf.Tensor): tf.Tensor2D {
-  return productByBoth(x, weight, (x, weight) => timesTransposed(x)(weight), matMul2d);
+  return productByBoth(x, weight, timesTransposed, matMul2d);
 }
 
 /** x W^T as `times` makes it, with a gradient by x alone, dy W as `back` makes it. */

@@ -178,34 +178,18 @@ function xlaProduct(a: RawTensor, b: RawTensor, transposed: boolean): tf.Tensor 
 }
 
 /**
- * Products x W^T with one or several weights, each as matMul2d(x, weight, false, true) but by the fastest way on a CPU. oneDNN multiplies
- * without packing its operands where a side of the product is at most 768, and then long rows of W, or rows a multiple of 2 KiB apart, evict
- * each other from the cache. So the smaller is transposed first: the weight, or x and the result (docs/architecture.md has the times: a quarter
- * less for 512 rows and K = 2048, half for 128 rows and K = 4096). No gradient is recorded.
+ * x W^T, as matMul2d(x, weight, false, true) but by the fastest way on a CPU. Where a side of the product is at most 768, oneDNN's gemm does not
+ * pack its operands, and then long rows of W, or rows a multiple of 2 KiB apart, evict each other from the cache; its kernels for batches
+ * always pack (docs/architecture.md has the times). No gradient is recorded.
  * @param x float32 [N, K]
- * @returns of a weight, float32 [M, K], the product, float32 [N, M]
+ * @param weight float32 [M, K]
+ * @returns float32 [N, M]
  */
-export function timesTransposed(x: tf.Tensor): (weight: tf.Tensor) => tf.Tensor2D {
+export function timesTransposed(x: tf.Tensor, weight: tf.Tensor): tf.Tensor2D {
   const [N, K] = x.shape;
-  const onCpu = currentRuntime().options.device === 'cpu';
-  let turned: tf.Tensor | undefined;
-  return (weight) => {
-    const M = weight.shape[0];
-    // For a few rows transposing costs more than it saves.
-    const isSlow = onCpu && N >= 16 && Math.min(N, M) <= 768 && (K % 512 === 0 || K > 4096);
-    if (!isSlow) return matMul2d(x, weight, false, true);
-    if (K * M < N * (K + M)) return matMul2d(x, transpose(weight, x));
-    return transpose(matMul2d(weight, (turned ??= transpose(x, x))));
-  };
-}
-
-/** A transposed copy of a float32 matrix; inside a compiled function, made no sooner than `previous` exists. */
-function transpose(x: tf.Tensor, previous = x): tf.Tensor2D {
-  const axes = tf.tensor1d([1, 0], 'int32');
-  const attributes = [T, attribute.type('Tperm', dtypes.int32.code)];
-  const copy = currentRuntime().execute('Transpose', attributes, [idOfAny(x), idOfAny(axes)], idOfAny(previous))[0];
-  axes.dispose();
-  return wrapAny(copy) as tf.Tensor2D;
+  const isUnpacked = N >= 16 && Math.min(N, weight.shape[0]) <= 768 && (K % 512 === 0 || K > 4096);
+  const multiply = isUnpacked && currentRuntime().options.device === 'cpu' ? batchMatMul : matMul2d;
+  return multiply(x, weight, false, true) as tf.Tensor2D;
 }
 
 /**
