@@ -1,8 +1,11 @@
-import { UserError } from '@blockwise/errors';
+import { isObject, UserError } from '@blockwise/errors';
 import { readFileSync, statSync } from 'node:fs';
 
 import { scanJson } from './json-scan.ts';
 
+export { isObject };
+
+/** A JSON object whose fields are still to be looked at. */
 export type JsonObject = Record<string, unknown>;
 
 /** Deeper than any config or index, shallow enough to parse in little memory. */
@@ -35,10 +38,6 @@ function readBounded(path: string, maxBytes: number): string {
       `${path}: cannot be read (${code}); expected a model folder in Hugging Face layout, which holds it`,
     );
   }
-}
-
-export function isObject(value: unknown): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 /** A value as JSON, cut to fit a line of a message, without characters that a terminal obeys. */

@@ -1,4 +1,4 @@
-import { UserError, didYouMean } from '@blockwise/errors';
+import { UserError, didYouMean, isObject } from '@blockwise/errors';
 import {
   multiplyFactors,
   Parameter,
@@ -21,7 +21,7 @@ import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState, Projectio
 import { byName, ParameterOptimizer, trainedParameter, type MasterOptions } from './parameter-optimizer.ts';
 import { isEmbedding } from './partition.ts';
 import { scatteredIndices } from './scatter-order.ts';
-import { isObject, setupDifferences } from './setup-differences.ts';
+import { setupDifferences } from './setup-differences.ts';
 
 export const maskModes = ['adjacent', 'scatter'] as const;
 export type MaskMode = (typeof maskModes)[number];

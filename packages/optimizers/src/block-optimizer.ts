@@ -1,4 +1,4 @@
-import { UserError } from '@blockwise/errors';
+import { isObject, UserError } from '@blockwise/errors';
 import type { AnyTensor, Parameter, Rounding } from '@blockwise/tensorflow';
 import { blockOrder, blockOrderProblems, type BlockOrder, type BlockOrderOptions } from './block-order.ts';
 import { hash } from './hash.ts';
@@ -6,7 +6,7 @@ import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState, Projectio
 import { roundingProblems, storageProblems } from './option-checks.ts';
 import { byName } from './parameter-optimizer.ts';
 import { draftBlocks, type Block, type PartitionOptions } from './partition.ts';
-import { isObject, setupDifferences } from './setup-differences.ts';
+import { setupDifferences } from './setup-differences.ts';
 
 /** The official BlockOptimizer's options, and what it lacks. */
 export interface BlockOptimizerOptions extends PartitionOptions, BlockOrderOptions {

@@ -1,4 +1,4 @@
-import { UserError } from '@blockwise/errors';
+import { isObject, UserError } from '@blockwise/errors';
 import { cast, toRaw, tf } from '@blockwise/tensorflow';
 import { notNegative } from './option-checks.ts';
 import type { JsonObject, JsonValue } from './optimizer.ts';
@@ -95,7 +95,7 @@ export class DynamicLossScaler {
   /** Takes up where state() was called; returns what is wrong with the state, in words, and changes nothing then. */
   restore(state: JsonValue | undefined): string[] {
     const wanted = Object.keys(this.current);
-    if (typeof state !== 'object' || state === null || Array.isArray(state)) return ['it has no loss scale'];
+    if (!isObject(state)) return ['it has no loss scale'];
     const problems = wanted
       .filter((key) => !Number.isFinite(state[key]))
       .map((key) => `lossScale.${key} is ${JSON.stringify(state[key])}, not a number`);

@@ -1,7 +1,6 @@
-import { UserError } from '@blockwise/errors';
+import { isObject, UserError } from '@blockwise/errors';
 import type { AnyTensor, Parameter } from '@blockwise/tensorflow';
 import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState, Projection } from './optimizer.ts';
-import { isObject } from './setup-differences.ts';
 
 /** Parameters and what trains them. */
 export interface OptimizerGroup {

@@ -1,4 +1,4 @@
-import { UserError } from '@blockwise/errors';
+import { isObject, UserError } from '@blockwise/errors';
 import {
   cast,
   compile,
@@ -320,7 +320,7 @@ export class ParameterOptimizer implements Optimizer {
 
   /** What in a state does not belong to these parameters and this rule. */
   private misfits(steps: JsonValue, tensors: OptimizerState['tensors']): string[] {
-    if (typeof steps !== 'object' || steps === null || Array.isArray(steps)) return ['it has no step counts'];
+    if (!isObject(steps)) return ['it has no step counts'];
     const problems: string[] = [];
     for (const [name, step] of Object.entries(steps)) {
       if (!this.trainable.has(name)) problems.push(`${name} has a step count, but is not trained here`);

@@ -1,3 +1,4 @@
+import { isObject } from '@blockwise/errors';
 import { isDeepStrictEqual } from 'node:util';
 import type { JsonObject, JsonValue } from './optimizer.ts';
 
@@ -11,8 +12,4 @@ export function setupDifferences(kind: string, found: JsonValue, expected: JsonO
   return Object.keys(expected)
     .filter((key) => !isDeepStrictEqual(found[key], expected[key]))
     .map((key) => `${key} was ${brief(found[key])} and is ${brief(expected[key])} now: give the options of that run`);
-}
-
-export function isObject(value: unknown): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -1,3 +1,5 @@
+import { isObject } from '@blockwise/errors';
+
 /**
  * Checks of parsed JSON against a shape that TypeScript also sees: a record's type is derived from its schema, so that
  * the two cannot drift apart. Keys that the schema does not name are kept (a later version's file stays readable).
@@ -90,8 +92,4 @@ export function object<F extends Record<string, Schema<unknown>>>(fields: F): Sc
         schema.check(value[key], path ? `${path}.${key}` : key, problems);
     },
   };
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -1,4 +1,4 @@
-import { UserError } from '@blockwise/errors';
+import { isObject, UserError } from '@blockwise/errors';
 import {
   publish,
   readSafetensorsHeader,
@@ -156,10 +156,6 @@ function readStateFile(folder: string): StateFile {
 const areRecords = (value: unknown): value is { step: number; loss: number }[] =>
   Array.isArray(value) &&
   value.every((record) => isObject(record) && typeof record.step === 'number' && typeof record.loss === 'number');
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
 
 function readTensors(path: string, entries: SafetensorsHeader['entries']): Map<string, StateTensor> {
   const file = openSync(path, 'r');
