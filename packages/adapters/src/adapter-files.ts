@@ -1,10 +1,9 @@
 import { UserError } from '@blockwise/errors';
 import {
   matchWeights,
-  publish,
   readJsonObject,
   readSafetensorsHeader,
-  writeAside,
+  writeFileAside,
   writeSafetensors,
   type JsonObject,
   type StagedModel,
@@ -41,10 +40,8 @@ export async function saveAdapter(
   const lastPart = (name: string) => name.slice(name.lastIndexOf('.') + 1);
   const targets = adapted.flatMap(({ adapters }) => adapters.map(({ name }) => lastPart(name)));
   const targetModules = lora.targetModules === 'all-linear' ? [...new Set(targets)] : lora.targetModules;
-  const path = join(folder, configFile);
   const text = JSON.stringify(configJson({ ...lora, targetModules }, baseModelNameOrPath), undefined, 2);
-  await writeAside(path, (file) => file.writeFile(`${text}\n`));
-  await publish([path]);
+  await writeFileAside(join(folder, configFile), `${text}\n`);
 }
 
 function configJson(lora: LoraConfig, baseModelNameOrPath: string | null): JsonObject {

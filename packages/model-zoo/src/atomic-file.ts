@@ -4,7 +4,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
 /** The name a file has until it is complete. */
-export function asideOf(path: string): string {
+function asideOf(path: string): string {
   return join(dirname(path), `.${basename(path)}.${process.pid}.partial`);
 }
 
@@ -37,13 +37,19 @@ export async function publish(paths: readonly string[]): Promise<void> {
   for (const folder of new Set(paths.map((path) => dirname(path)))) await syncFolder(folder);
 }
 
+/** Writes a file that is complete or absent. @throws UserError as writeAside() */
+export async function writeFileAside(path: string, contents: string | Uint8Array): Promise<void> {
+  await writeAside(path, (file) => file.writeFile(contents));
+  await publish([path]);
+}
+
 /** Removes what was written aside for these paths and not published. */
 export async function discard(paths: readonly string[]): Promise<void> {
   for (const path of paths) await rm(asideOf(path), { force: true });
 }
 
 /** Makes renames in a folder outlast a power cut. */
-export async function syncFolder(folder: string): Promise<void> {
+async function syncFolder(folder: string): Promise<void> {
   const handle = await open(folder, 'r');
   try {
     await handle.sync();

@@ -1,7 +1,7 @@
 import { UserError, nearMatch } from '@blockwise/errors';
 import { join } from 'node:path';
 
-import { publish, writeAside } from './atomic-file.ts';
+import { writeFileAside } from './atomic-file.ts';
 import { llama_defaults } from './config.ts';
 import type { LlamaConfig, RopeParameters, WeightDtype } from './config.ts';
 import { brief, briefName, isObject, readJsonObject } from './json-object.ts';
@@ -371,7 +371,5 @@ export async function writeConfig(folder: string, json: JsonObject, dtype: Weigh
   if ('dtype' in written) written.dtype = dtype;
   if ('torch_dtype' in written || !('dtype' in written)) written.torch_dtype = dtype;
   const text = JSON.stringify(written, undefined, 2).replace(wholeFloat, '$1.0');
-  const path = join(folder, configFile);
-  await writeAside(path, (file) => file.writeFile(`${text}\n`));
-  await publish([path]);
+  await writeFileAside(join(folder, configFile), `${text}\n`);
 }

@@ -17,7 +17,7 @@ export type { LlamaConfigFile } from './config-file.ts';
 export { freshLlama, saveFreshLlama, saveHollowLlama, type FreshOptions } from './fresh-weights.ts';
 export { generate, streamGeneration } from './generation.ts';
 export type { CachedDecoder, GeneratedToken, Generation, GenerationOptions } from './generation.ts';
-export { publish, writeAside, writeFolderAside } from './atomic-file.ts';
+export { writeFileAside, writeFolderAside } from './atomic-file.ts';
 export { readJsonObject, type JsonObject } from './json-object.ts';
 export { argmax, chooseToken, processLogits, softmax } from './sampling.ts';
 export type { SamplingOptions } from './sampling.ts';

@@ -3,7 +3,7 @@ import { cast, RawTensor, toRaw, type Parameter } from '@blockwise/tensorflow';
 import { existsSync } from 'node:fs';
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { publish, writeAside } from './atomic-file.ts';
+import { writeFileAside } from './atomic-file.ts';
 import { llamaTiedWeights, llamaWeightShapes, type WeightDtype } from './config.ts';
 import { readLlamaConfig, writeConfig, type LlamaConfigFile } from './config-file.ts';
 import type { JsonObject } from './json-object.ts';
@@ -97,7 +97,7 @@ export async function saveLlama(folder: string, { model, json }: Pick<OpenedLlam
   await writeConfig(folder, written, parameters[0].storageDtype as WeightDtype);
   for (const name of source ? companions : []) {
     const path = join(source!, name);
-    if (existsSync(path)) await copyWhole(path, join(folder, name));
+    if (existsSync(path)) await writeFileAside(join(folder, name), await readFile(path));
   }
 }
 
@@ -108,13 +108,6 @@ function checkSavable(folder: string, { parameters, weightShapes }: Llama): void
     `${folder}: the model has ${other}, for which files in Hugging Face layout have no place. An adapter is saved by saveAdapter(), or ` +
       `becomes part of the weights by mergeAndUnload(); a model quantised to int8, int4 or NF4 has no files: save it before it is quantised`,
   );
-}
-
-/** A copy that is complete or absent. */
-async function copyWhole(from: string, to: string): Promise<void> {
-  const contents = await readFile(from);
-  await writeAside(to, (file) => file.writeFile(contents));
-  await publish([to]);
 }
 
 function writable(parameter: Parameter): WritableTensor {

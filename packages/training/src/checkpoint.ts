@@ -1,8 +1,7 @@
 import { isObject, UserError } from '@blockwise/errors';
 import {
-  publish,
   readSafetensorsHeader,
-  writeAside,
+  writeFileAside,
   writeFolderAside,
   writeSafetensors,
   type SafetensorsHeader,
@@ -50,9 +49,7 @@ export async function saveCheckpoint(
   await writeFolderAside(folder, async (aside) => {
     await saveWeights(aside);
     await writeSafetensors(join(aside, optimizerFile), tensors, { format: 'pt', step: String(step) });
-    const path = join(aside, stateFile);
-    await writeAside(path, (into) => into.writeFile(JSON.stringify(file)));
-    await publish([path]);
+    await writeFileAside(join(aside, stateFile), JSON.stringify(file));
   });
   return folder;
 }
