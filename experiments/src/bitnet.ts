@@ -9,11 +9,10 @@ import {
   packBitNet,
   saveLlama,
   type LlamaConfig,
-  type StagedModel,
 } from '@blockwise/model-zoo';
 import { adamW } from '@blockwise/optimizers';
 import type { BatchSource } from '@blockwise/loaders';
-import { describeEngine, initTensorFlow } from '@blockwise/tensorflow';
+import { describeEngine, initTensorFlow, totalBytes } from '@blockwise/tensorflow';
 import { evaluateLoss, predictingRows, train } from '@blockwise/training';
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -59,19 +58,17 @@ const { steps: records } = await train({
     step % 20 === 0 && process.stderr.write(`step ${step}/${steps}: loss ${loss.toFixed(3)}\n`),
 });
 optimizer.dispose();
-const bytesOf = (model: StagedModel) =>
-  [...model.parameters.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
 const fileBytes = (name: string) => statSync(join(folder, name, 'model.safetensors')).size;
 
 const trainedLoss = await evaluateLoss(opened.model, validation());
-const trainedBytes = bytesOf(opened.model);
+const trainedBytes = totalBytes(opened.model.parameters.values());
 await saveLlama(join(folder, 'trained'), opened, embedded.model);
 const packed = packBitNet(opened);
 await saveLlama(join(folder, 'packed'), packed, embedded.model);
 packed.model.dispose();
 const { model } = openBitNet(join(folder, 'packed'));
 const packedLoss = await evaluateLoss(model, validation());
-const packedBytes = bytesOf(model);
+const packedBytes = totalBytes(model.parameters.values());
 model.dispose();
 
 writeBenchmark({

@@ -2,7 +2,14 @@ import { UserError } from '@blockwise/errors';
 import { resolveAdapterPath, resolveModelPath, type BatchSource, type Example } from '@blockwise/loaders';
 import { parameterCount, writeFolderAside } from '@blockwise/model-zoo';
 import type { RunRecord } from '@blockwise/reporting';
-import { hasBfloat16Products, initTensorFlow, MemoryMeter, readMemory, resetPeakMemory } from '@blockwise/tensorflow';
+import {
+  hasBfloat16Products,
+  initTensorFlow,
+  MemoryMeter,
+  readMemory,
+  resetPeakMemory,
+  totalBytes,
+} from '@blockwise/tensorflow';
 import {
   evaluateLoss,
   checkCheckpoint,
@@ -326,7 +333,7 @@ async function evaluateOnly(
     timing,
     compiledVariants: 0,
     gradientBytes: 0,
-    parameterBytes: [...model.parameters.values()].reduce((sum, { byteLength }) => sum + byteLength, 0),
+    parameterBytes: totalBytes(model.parameters.values()),
     stateBytes: 0,
     activationBytes: 0,
     interrupted: false,

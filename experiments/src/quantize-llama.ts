@@ -5,7 +5,7 @@
 import { calibrate, quantizationAware, quantizeModel, type ModelQuantization } from '@blockwise/adapters';
 import { openLlama, type Llama } from '@blockwise/model-zoo';
 import { adamW } from '@blockwise/optimizers';
-import { describeEngine, initTensorFlow } from '@blockwise/tensorflow';
+import { describeEngine, initTensorFlow, totalBytes } from '@blockwise/tensorflow';
 import { evaluateLoss, train, type TrainOptions } from '@blockwise/training';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
@@ -61,7 +61,7 @@ async function measure({ name, folder, dataset, groupSize }: (typeof subjects)[n
   const rows: Row[] = [];
   const add = async (model: Llama, weights: string, inputs = 'float32') => {
     const loss = await evaluateLoss(model, data.batches(data.validation, 8));
-    const bytes = [...model.parameters.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
+    const bytes = totalBytes(model.parameters.values());
     rows.push({ model: name, weights, inputs, bytes, perplexity: Math.exp(loss) });
     process.stderr.write(`${name}, ${weights}, inputs ${inputs}: perplexity ${Math.exp(loss).toFixed(3)}\n`);
     return model;

@@ -1,3 +1,5 @@
+import { elementCount } from '@blockwise/tensorflow';
+
 /** The element types a model's weights are stored in. */
 export type WeightDtype = 'float32' | 'bfloat16' | 'float16';
 
@@ -196,7 +198,7 @@ export function parameterCount(config: LlamaConfig): ParameterCount {
   let total = 0;
   for (const [name, shape] of llamaWeightShapes(config)) {
     const stage = /^model\.(embed_tokens|layers\.\d+)/.exec(name)?.[0] ?? 'lm_head';
-    const count = shape.reduce((product, size) => product * size, 1);
+    const count = elementCount(shape);
     perStage.set(stage, (perStage.get(stage) ?? 0) + count);
     total += count;
   }

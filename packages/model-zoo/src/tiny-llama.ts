@@ -1,4 +1,4 @@
-import { RawTensor, tf, toRaw } from '@blockwise/tensorflow';
+import { elementCount, RawTensor, tf, toRaw } from '@blockwise/tensorflow';
 import { llama_defaults, llamaWeightShapes, type LlamaConfig, type WeightDtype } from './config.ts';
 import { createLlama, type Llama } from './llama.ts';
 import { seededRandom } from './random.ts';
@@ -30,8 +30,9 @@ export function noise(size: number, seed: number): Float32Array {
 /** Weights large enough for attention and norms to matter (with transformers' 0.02, errors hide). */
 export function randomWeights(config: LlamaConfig, dtype: WeightDtype = 'float32', seed = 1): Map<string, RawTensor> {
   const weights = [...llamaWeightShapes(config)].map(([name, shape], i) => {
-    const size = shape.reduce((product, extent) => product * extent, 1);
-    const values = noise(size, 1000 * seed + i).map((x) => (name.includes('norm') ? 1 + 0.3 * x : 0.35 * x));
+    const values = noise(elementCount(shape), 1000 * seed + i).map((x) =>
+      name.includes('norm') ? 1 + 0.3 * x : 0.35 * x,
+    );
     const exact = tf.tensor(values, [...shape]);
     const stored = toRaw(exact, dtype);
     exact.dispose();

@@ -1,4 +1,14 @@
-import { attribute, cast, dtypes, operation, RawTensor, tf, type AnyTensor, type DType } from '@blockwise/tensorflow';
+import {
+  attribute,
+  cast,
+  dtypes,
+  elementCount,
+  operation,
+  RawTensor,
+  tf,
+  type AnyTensor,
+  type DType,
+} from '@blockwise/tensorflow';
 import { nearestCodes, tableSize } from './dynamic-map.ts';
 
 /**
@@ -80,7 +90,7 @@ function inBlocks(x: tf.Tensor, blockSize: number): tf.Tensor2D {
 
 /** The first elements of blocks in a shape of their own. */
 function outOfBlocks(blocks: tf.Tensor, shape: number[]): tf.Tensor {
-  const n = shape.reduce((product, size) => product * size, 1);
+  const n = elementCount(shape);
   return tf.reshape(blocks.size === n ? blocks : tf.slice(tf.reshape(blocks, [blocks.size]), 0, n), shape);
 }
 

@@ -33,7 +33,7 @@ export {
   timesTransposed,
   type Arithmetic,
 } from './operations.ts';
-export { Parameter } from './parameter.ts';
+export { Parameter, totalBytes } from './parameter.ts';
 export {
   provisionTensorFlow,
   type ProvisionOptions,

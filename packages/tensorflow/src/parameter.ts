@@ -4,6 +4,11 @@ import { TensorUseError } from './errors.ts';
 import { cast, RawTensor, toRaw, type AnyTensor, type Rounding, type Streaming } from './raw-tensor.ts';
 import { Variable } from './variable.ts';
 
+/** Bytes that parameters take in memory now, together: see Parameter.byteLength. */
+export function totalBytes(parameters: Iterable<Pick<Parameter, 'byteLength'>>): number {
+  return [...parameters].reduce((sum, { byteLength }) => sum + byteLength, 0);
+}
+
 /** A weight's life: at rest in its storage dtype while frozen, a float32 master variable while it is trained. */
 export class Parameter {
   private stored: RawTensor | undefined;

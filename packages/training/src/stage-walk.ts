@@ -1,6 +1,14 @@
 import { UserError } from '@blockwise/errors';
 import { linearShapes, type Stage, type StagedModel } from '@blockwise/model-zoo';
-import { byteLengthOf, concatRows, elementCount, tf, type AnyTensor, type Parameter } from '@blockwise/tensorflow';
+import {
+  byteLengthOf,
+  concatRows,
+  elementCount,
+  tf,
+  totalBytes,
+  type AnyTensor,
+  type Parameter,
+} from '@blockwise/tensorflow';
 import type { Optimizer } from '@blockwise/optimizers';
 import type { MicroBatch } from './micro-batch.ts';
 import { OpenGradients, type Gradient } from './open-gradients.ts';
@@ -50,7 +58,7 @@ const rowMultiple = 64;
 const maximumRows = 1024;
 
 /** Bytes for products of linear layers where nothing else is said: a quarter of the weights', at least 256 MiB. */
-export const defaultKeptBytes = (weightBytes: number) => Math.max(256 * 2 ** 20, weightBytes / 4);
+const defaultKeptBytes = (weightBytes: number) => Math.max(256 * 2 ** 20, weightBytes / 4);
 
 /** How a StageWalk trades memory for time. */
 export interface StageWalkOptions {
@@ -86,8 +94,7 @@ export class StageWalk {
     private readonly model: StagedModel,
     { keptBytes }: StageWalkOptions = {},
   ) {
-    const weightBytes = [...model.parameters.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
-    this.keptBytes = keptBytes ?? defaultKeptBytes(weightBytes);
+    this.keptBytes = keptBytes ?? defaultKeptBytes(totalBytes(model.parameters.values()));
     const head = model.stages[model.stages.length - 1];
     const vocabulary = Math.max(
       ...[...head.parameters.values()].map(({ shape }) => (shape.length === 2 ? shape[0] : 1)),

@@ -2,7 +2,7 @@ import { UserError } from '@blockwise/errors';
 import type { BatchSource, BatchState } from '@blockwise/loaders';
 import type { StagedModel } from '@blockwise/model-zoo';
 import type { DynamicLossScaler, Optimizer, OptimizerState, Projection } from '@blockwise/optimizers';
-import { allFinite, byteLengthOf, cast, tf, type AnyTensor, type Parameter } from '@blockwise/tensorflow';
+import { allFinite, byteLengthOf, cast, tf, totalBytes, type AnyTensor } from '@blockwise/tensorflow';
 import { clipCoefficient, clipGradient, sumOfSquares } from './gradient-clipping.ts';
 import { createMicroBatch, disposeMicroBatch, type MicroBatch } from './micro-batch.ts';
 import { learningRateFactor, type SchedulerType } from './schedulers.ts';
@@ -279,9 +279,8 @@ async function trainStep(
 
 /** Bytes of a model's weights, of which so many are an optimizer's masters: those of active parameters, or of some entries beside them. */
 function weightBytes({ parameters }: StagedModel, masters: number): number {
-  const bytesOf = (some: Parameter[]) => some.reduce((sum, { byteLength }) => sum + byteLength, 0);
   const all = [...parameters.values()];
-  return bytesOf(all) + masters - bytesOf(all.filter(({ master }) => master));
+  return totalBytes(all) + masters - totalBytes(all.filter(({ master }) => master));
 }
 
 /** A backward pass that hands out each gradient as it appears, owned by the receiver. Returns the loss. */

@@ -13,13 +13,12 @@ import {
   llamaConfigJson,
   llamaWeightShapes,
   parameterCount,
-  saveWeights,
-  writeConfig,
+  saveLlama,
   type Llama,
   type LlamaConfig,
 } from '@blockwise/model-zoo';
 import { adamW, isNormOrBias } from '@blockwise/optimizers';
-import { describeEngine, initTensorFlow, RawTensor, tf, toRaw } from '@blockwise/tensorflow';
+import { describeEngine, elementCount, initTensorFlow, RawTensor, tf, toRaw } from '@blockwise/tensorflow';
 import { corpusDocument } from './corpus.ts';
 import { specialTokens } from './tokenizer.ts';
 import { WholeModelLoss } from './whole-model-loss.ts';
@@ -78,8 +77,9 @@ export function freshWeights(config: LlamaConfig, random: Random): Map<string, R
   for (const [name, shape] of llamaWeightShapes(config)) {
     const endsBranch = /\.(o_proj|down_proj)\.weight$/.test(name);
     const scale = config.initializer_range / (endsBranch ? Math.sqrt(2 * config.num_hidden_layers) : 1);
-    const size = shape.reduce((product, n) => product * n, 1);
-    const values = Float32Array.from({ length: size }, () => (isNormOrBias(name) ? 1 : scale * normal()));
+    const values = Float32Array.from({ length: elementCount(shape) }, () =>
+      isNormOrBias(name) ? 1 : scale * normal(),
+    );
     const tensor = tf.tensor(values, [...shape]);
     weights.set(name, toRaw(tensor, 'bfloat16'));
     tensor.dispose();
@@ -191,12 +191,7 @@ async function main(): Promise<void> {
   const model = createLlama(embeddedConfig, freshWeights(embeddedConfig, createRandom(options.seed)));
   console.log(`${parameterCount(embeddedConfig).total} parameters, end token ${specialTokens.eos}`);
   const result = pretrain(model, tokenizer, options, console.log);
-  const tensors = [...model.parameters].map(
-    ([name, parameter]) =>
-      [name, { dtype: parameter.storageDtype, shape: parameter.shape, bytes: () => parameter.bytes() }] as const,
-  );
-  await saveWeights(folder, tensors);
-  await writeConfig(folder, llamaConfigJson(embeddedConfig), 'bfloat16');
+  await saveLlama(folder, { model, json: llamaConfigJson(embeddedConfig) });
   writeWhole(join(folder, 'README.md'), readme(result, options));
   model.dispose();
 }
