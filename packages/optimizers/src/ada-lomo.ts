@@ -3,7 +3,7 @@ import { columnSums, tf } from '@blockwise/tensorflow';
 import { fusedOptimizer, type LomoOptions } from './lomo.ts';
 import { notNegative } from './option-checks.ts';
 import type { OptimizerFactory } from './optimizer.ts';
-import { computedUpdate, type UpdateRule } from './parameter-optimizer.ts';
+import { computedUpdate, type UpdateRule } from './update-rule.ts';
 import { weightDecayOf } from './weight-decay.ts';
 
 /** Options of lomo-optim's AdaLomo; clipping as for lomo(). */

@@ -1,8 +1,10 @@
 import { UserError } from '@blockwise/errors';
 import { compile, tf } from '@blockwise/tensorflow';
 import { adamSettings, adamStep, type AdamOptions } from './adamw.ts';
+import { notIntegersFrom } from './option-checks.ts';
 import type { OptimizerFactory } from './optimizer.ts';
-import { ParameterOptimizer, type StateSpec, type Update } from './parameter-optimizer.ts';
+import { ParameterOptimizer } from './parameter-optimizer.ts';
+import type { StateSpec, Update } from './update-rule.ts';
 import { shrink, weightDecayOf } from './weight-decay.ts';
 
 /** Options of the adam-mini package. `weightDecay` defaults to 0; `noDecay` to names with norm, ln or bias in them. */
@@ -53,9 +55,7 @@ const officialNames: AdamMiniNames = {
  */
 export function adamMini(options: AdamMiniOptions): OptimizerFactory {
   const { dim, nHeads, nKvHeads = nHeads, headDim = dim / nHeads } = options;
-  const own = Object.entries({ dim, nHeads, nKvHeads, headDim })
-    .filter(([, value]) => !(Number.isSafeInteger(value) && value >= 1))
-    .map(([name, value]) => `${name} is ${value}, expected an integer of at least 1`);
+  const own = notIntegersFrom(1, { dim, nHeads, nKvHeads, headDim });
   const { learningRate, betas, eps } = adamSettings('Adam-mini', options, 0, {}, own);
   const names = { ...officialNames, ...options.names };
   const heads = { dim: headDim, counts: [nHeads, nKvHeads] };

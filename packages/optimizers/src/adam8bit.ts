@@ -9,9 +9,10 @@ import {
   type AnyTensor,
   type Variable,
 } from '@blockwise/tensorflow';
-import { adamSettings, adamStep, type AdamOptions } from './adamw.ts';
+import { adamSettings, adamStates, adamStep, type AdamOptions } from './adamw.ts';
 import type { OptimizerFactory } from './optimizer.ts';
-import { ParameterOptimizer, type StateSpec, type Update } from './parameter-optimizer.ts';
+import { ParameterOptimizer } from './parameter-optimizer.ts';
+import type { StateSpec, Update } from './update-rule.ts';
 import { shrink, weightDecayOf } from './weight-decay.ts';
 
 /** Options of bitsandbytes' Adam8bit. */
@@ -49,7 +50,7 @@ function factory(name: string, options: Adam8bitOptions, standardDecay: number):
       else stepInFloat(update, update.gradient);
     };
     const states = ({ shape }: { shape: readonly number[] }) =>
-      in8bit(shape) ? statesIn8bit(elementCount(shape)) : [{ name: 'exp_avg' }, { name: 'exp_avg_sq' }];
+      in8bit(shape) ? statesIn8bit(elementCount(shape)) : adamStates;
     return new ParameterOptimizer(parameters, { learningRate, states, apply }, options);
   };
 }

@@ -2,7 +2,8 @@ import { UserError } from '@blockwise/errors';
 import { tf } from '@blockwise/tensorflow';
 import { notNegative } from './option-checks.ts';
 import type { OptimizerFactory } from './optimizer.ts';
-import { ParameterOptimizer, type MasterOptions, type Update, type UpdateRule } from './parameter-optimizer.ts';
+import { ParameterOptimizer, type MasterOptions } from './parameter-optimizer.ts';
+import type { StateSpec, Update, UpdateRule } from './update-rule.ts';
 import { addDecay, shrink, weightDecayOf, type WeightDecayOptions } from './weight-decay.ts';
 
 /** torch.optim.AdamW's and Adam's options. */
@@ -35,6 +36,9 @@ export function adam(options: AdamOptions = {}): OptimizerFactory {
   });
 }
 
+/** Adam's moments of a parameter. */
+export const adamStates: readonly StateSpec[] = [{ name: 'exp_avg' }, { name: 'exp_avg_sq' }];
+
 type Decayed = (update: Update, step: (gradient: tf.Tensor) => void, weightDecay: (name: string) => number) => void;
 
 /**
@@ -65,7 +69,7 @@ function adamFactory(name: string, options: AdamOptions, standardDecay: number, 
     const decay = weightDecayOf(options, standardDecay, compat);
     const rule: UpdateRule = {
       learningRate,
-      states: () => [{ name: 'exp_avg' }, { name: 'exp_avg_sq' }],
+      states: () => adamStates,
       apply: (update) => decayed(update, (gradient) => step(update, gradient), decay),
     };
     return new ParameterOptimizer(parameters, rule, options);

@@ -14,14 +14,15 @@ import {
   type Rounding,
   type Stretch,
 } from '@blockwise/tensorflow';
-import { adamSettings, adamStep } from './adamw.ts';
-import { hash } from './hash.ts';
-import { roundingProblems, storageProblems } from './option-checks.ts';
+import { adamSettings, adamStates, adamStep } from './adamw.ts';
+import { hash, roundingAt } from './hash.ts';
+import { notIntegersFrom, roundingProblems, storageProblems } from './option-checks.ts';
 import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState, Projection } from './optimizer.ts';
 import { byName, ParameterOptimizer, trainedParameter, type MasterOptions } from './parameter-optimizer.ts';
 import { isEmbedding } from './partition.ts';
 import { scatteredIndices } from './scatter-order.ts';
 import { setupDifferences } from './setup-differences.ts';
+import type { UpdateRule } from './update-rule.ts';
 
 export const maskModes = ['adjacent', 'scatter'] as const;
 export type MaskMode = (typeof maskModes)[number];
@@ -72,7 +73,7 @@ export class BlockOptimizerRatio implements Optimizer {
   readonly trainable: ReadonlySet<string>;
   private readonly parameters: ReadonlyMap<string, Parameter>;
   private readonly adam: OptimizerFactory;
-  private readonly every: number;
+  private readonly settings: Settings;
   private readonly setup: JsonObject;
   /** What Adam trains in this window: under each parameter's name its masked entries, [k]. */
   private masked = new Map<string, Parameter>();
@@ -85,25 +86,22 @@ export class BlockOptimizerRatio implements Optimizer {
    * Trains `parameters`, embedding and head only where included; those it trains go to rest.
    * @throws UserError listing all that is wrong with the options.
    */
-  constructor(
-    parameters: readonly Parameter[],
-    private readonly options: BlockOptimizerRatioOptions = {},
-  ) {
+  constructor(parameters: readonly Parameter[], options: BlockOptimizerRatioOptions = {}) {
+    this.settings = withDefaults(options);
     const { learningRate = 1e-5, betas, eps } = options;
-    const problems = ratioProblems(options, parameters);
-    const settings = adamSettings('BlockOptimizerRatio', { learningRate, betas, eps }, 0, {}, problems);
-    const step = adamStep(settings.betas, settings.eps, 'hat');
-    const rule = {
+    const problems = ratioProblems(this.settings, parameters);
+    const adam = adamSettings('BlockOptimizerRatio', { learningRate, betas, eps }, 0, {}, problems);
+    const step = adamStep(adam.betas, adam.eps, 'hat');
+    const rule: UpdateRule = {
       learningRate,
-      states: () => [{ name: 'exp_avg' }, { name: 'exp_avg_sq' }],
-      apply: (update: Parameters<typeof step>[0]) => step(update, update.gradient),
+      states: () => adamStates,
+      apply: (update) => step(update, update.gradient),
     };
     this.adam = (masked) => new ParameterOptimizer(masked, rule, options);
     const all = byName(parameters);
-    this.parameters = byName(parameters.filter(({ name }) => isIncluded(name, all, options)));
+    this.parameters = byName(parameters.filter(({ name }) => isIncluded(name, all, this.settings)));
     this.trainable = new Set(this.parameters.keys());
-    this.every = options.switchEvery ?? 100;
-    this.setup = setupOf(options, this.every, [...this.trainable]);
+    this.setup = setupOf(this.settings, [...this.trainable]);
     for (const parameter of this.parameters.values()) parameter.deactivate();
     this.enterWindow();
   }
@@ -117,7 +115,7 @@ export class BlockOptimizerRatio implements Optimizer {
   }
 
   private get window(): number {
-    return Math.floor(this.step / this.every);
+    return Math.floor(this.step / this.settings.switchEvery);
   }
 
   beginStep(): void {
@@ -169,18 +167,15 @@ export class BlockOptimizerRatio implements Optimizer {
     parameter.replace(updated);
   }
 
-  /** Other random numbers for every parameter and step, the same ones in a resumed run. */
   private roundingOf({ name }: Parameter): Rounding | undefined {
-    const { rounding } = this.options;
-    if (rounding?.mode !== 'stochastic') return rounding;
-    return { mode: 'stochastic', seed: hash(rounding.seed, [...this.trainable].indexOf(name), this.step) };
+    return roundingAt(this.settings.rounding, [...this.trainable].indexOf(name), this.step);
   }
 
   /** Ends the step, and after switchEvery of them the window. */
   endStep(): void {
     this.inner.endStep();
     this.step++;
-    if (this.step % this.every !== 0) return;
+    if (this.step % this.settings.switchEvery !== 0) return;
     const { learningRate } = this;
     this.leaveWindow();
     this.enterWindow();
@@ -207,13 +202,13 @@ export class BlockOptimizerRatio implements Optimizer {
 
   /** Which places of the parameter, or of a random order of it, have their turn in this window. */
   private turnOf(parameter: Parameter): Stretch {
-    const count = entryCount(parameter, this.options);
+    const count = entryCount(parameter, this.settings);
     return { from: count === parameter.elements ? 0 : (this.window * count) % parameter.elements, count };
   }
 
   /** The entries that the parameter trains in this window, where they are adjacent. */
   private adjacentEntries(parameter: Parameter): Stretch | undefined {
-    const { maskMode = 'adjacent', masks } = this.options;
+    const { maskMode, masks } = this.settings;
     const turn = this.turnOf(parameter);
     const areAdjacent = !masks && (maskMode === 'adjacent' || turn.count === parameter.elements);
     return areAdjacent ? turn : undefined;
@@ -222,7 +217,7 @@ export class BlockOptimizerRatio implements Optimizer {
   /** Runs `body` with the entries that the parameter trains in this window. */
   private withEntries(parameter: Parameter, body: (entries: Entries) => void): void {
     const { name, shape, elements } = parameter;
-    const { keepMask = true, masks, seed = 0 } = this.options;
+    const { keepMask, masks, seed } = this.settings;
     const adjacent = this.adjacentEntries(parameter);
     if (adjacent) return body(adjacent);
     const { from, count } = this.turnOf(parameter);
@@ -272,6 +267,19 @@ export class BlockOptimizerRatio implements Optimizer {
   }
 }
 
+/** The options that the entries follow from, with their defaults. */
+function withDefaults(options: BlockOptimizerRatioOptions) {
+  const { updateRatio = 0.1, paramUpdateRatios = {}, switchEvery = 100, preserveThreshold = 100 } = options;
+  const { maskMode = 'adjacent', keepMask = true, includeEmbedding = false, includeLmHead = false } = options;
+  const { seed = 0, masters = 'kept', rounding = { mode: 'nearest' }, masks } = options;
+  return {
+    ...{ updateRatio, paramUpdateRatios, switchEvery, preserveThreshold, maskMode, keepMask },
+    ...{ includeEmbedding, includeLmHead, seed, masters, rounding, masks },
+  };
+}
+
+type Settings = ReturnType<typeof withDefaults>;
+
 /** Some rows of dy^T x, and no others. */
 function rowsOfProduct(dy: AnyTensor, x: AnyTensor, rows: Stretch): AnyTensor {
   const narrow = takeColumns(dy, rows);
@@ -288,7 +296,7 @@ function float32Entries(x: AnyTensor, entries: Entries): tf.Tensor {
 /** k, how many entries of a parameter are trained at a time. */
 function entryCount(
   { name, elements }: Parameter,
-  { updateRatio = 0.1, paramUpdateRatios = {}, preserveThreshold = 100 }: BlockOptimizerRatioOptions,
+  { updateRatio, paramUpdateRatios, preserveThreshold }: Settings,
 ): number {
   if (elements < preserveThreshold) return elements;
   const part = Object.keys(paramUpdateRatios).findLast((part) => name.includes(part));
@@ -300,7 +308,7 @@ const isHead = (name: string) => /(^|\.)lm_head\./.test(name);
 function isIncluded(
   name: string,
   all: ReadonlyMap<string, Parameter>,
-  { includeEmbedding = false, includeLmHead = false }: BlockOptimizerRatioOptions,
+  { includeEmbedding, includeLmHead }: Settings,
 ): boolean {
   if (isHead(name)) return includeLmHead;
   if (!isEmbedding(name)) return true;
@@ -308,9 +316,8 @@ function isIncluded(
   return includeEmbedding || (tied && includeLmHead);
 }
 
-function ratioProblems(options: BlockOptimizerRatioOptions, parameters: readonly Parameter[]): string[] {
-  const { updateRatio = 0.1, paramUpdateRatios = {}, switchEvery = 100, preserveThreshold = 100 } = options;
-  const { maskMode = 'adjacent', seed = 0 } = options;
+function ratioProblems(settings: Settings, parameters: readonly Parameter[]): string[] {
+  const { updateRatio, paramUpdateRatios, switchEvery, preserveThreshold, maskMode, seed } = settings;
   const problems: string[] = [];
   const ratios = Object.entries(paramUpdateRatios);
   for (const [name, ratio] of [
@@ -321,21 +328,17 @@ function ratioProblems(options: BlockOptimizerRatioOptions, parameters: readonly
   for (const [part] of ratios)
     if (!parameters.some(({ name }) => name.includes(part)))
       problems.push(`paramUpdateRatios: no parameter has "${part}" in its name`);
-  if (!Number.isSafeInteger(switchEvery) || switchEvery < 1)
-    problems.push(`switchEvery is ${switchEvery}, expected an integer of at least 1`);
-  for (const [name, value] of Object.entries({ preserveThreshold, seed }))
-    if (!Number.isSafeInteger(value) || value < 0)
-      problems.push(`${name} is ${value}, expected an integer of at least 0`);
+  problems.push(...notIntegersFrom(1, { switchEvery }), ...notIntegersFrom(0, { preserveThreshold, seed }));
   if (!maskModes.includes(maskMode))
     problems.push(`maskMode is ${maskMode}${didYouMean(maskMode, maskModes)}: expected ${maskModes.join(' or ')}`);
-  problems.push(...storageProblems(parameters), ...roundingProblems(options.rounding, parameters));
+  problems.push(...storageProblems(parameters), ...roundingProblems(settings.rounding, parameters));
   return problems;
 }
 
 /** What has to be equal for a run to be continued. */
-function setupOf(options: BlockOptimizerRatioOptions, switchEvery: number, trained: string[]): JsonObject {
-  const { updateRatio = 0.1, paramUpdateRatios = {}, preserveThreshold = 100, maskMode = 'adjacent' } = options;
-  const { keepMask = true, seed = 0, masters = 'kept', rounding = { mode: 'nearest' } } = options;
+function setupOf(settings: Settings, trained: string[]): JsonObject {
+  const { updateRatio, paramUpdateRatios, switchEvery, preserveThreshold, maskMode, keepMask } = settings;
+  const { seed, masters, rounding } = settings;
   return {
     ...{ updateRatio, paramUpdateRatios: { ...paramUpdateRatios }, switchEvery, preserveThreshold, maskMode, keepMask },
     ...{ seed, masters, rounding: { ...rounding }, trained },

@@ -1,7 +1,7 @@
 import { isObject, UserError } from '@blockwise/errors';
 import type { AnyTensor, Parameter, Rounding } from '@blockwise/tensorflow';
 import { blockOrder, blockOrderProblems, type BlockOrder, type BlockOrderOptions } from './block-order.ts';
-import { hash } from './hash.ts';
+import { roundingAt } from './hash.ts';
 import type { JsonObject, Optimizer, OptimizerFactory, OptimizerState, Projection } from './optimizer.ts';
 import { roundingProblems, storageProblems } from './option-checks.ts';
 import { byName } from './parameter-optimizer.ts';
@@ -77,12 +77,14 @@ export class BlockOptimizer implements Optimizer {
     const { blocks, active, problems } = draftBlocks([...this.parameters.keys()], options);
     // Of how many blocks there would be nothing can be said while the partition is wrong.
     problems.push(...blockOrderProblems(problems.length > 0 ? undefined : blocks.length, options));
-    problems.push(...ownProblems(options, this.parameters, [...blocks.flatMap(({ names }) => names), ...active]));
+    this.every = options.switchBlockEvery ?? 50;
+    problems.push(
+      ...ownProblems(options, this.every, this.parameters, [...blocks.flatMap(({ names }) => names), ...active]),
+    );
     if (problems.length > 0) throw UserError.of("BlockOptimizer's options", problems);
     this.blocks = blocks;
     this.activeNames = active;
     this.order = blockOrder(blocks.length, options);
-    this.every = options.switchBlockEvery ?? 50;
     this.official = options.compat === 'official';
     this.setup = setupOf(options, this.every, blocks, active);
     if (active.length > 0 && !this.official) this.always = base(this.named(active));
@@ -182,14 +184,8 @@ export class BlockOptimizer implements Optimizer {
     const names = [...this.parameters.keys()];
     names.forEach((name, i) => {
       if (!this.inner.trainable.has(name) || kept.has(name)) return;
-      this.parameters.get(name)!.deactivate(this.roundingOf(rounding, i));
+      this.parameters.get(name)!.deactivate(roundingAt(rounding, this.visits.length, i));
     });
-  }
-
-  /** Other random numbers for every switch and parameter, the same ones in a resumed run. */
-  private roundingOf(rounding: Rounding | undefined, parameter: number): Rounding | undefined {
-    if (rounding?.mode !== 'stochastic') return rounding;
-    return { mode: 'stochastic', seed: hash(rounding.seed, this.visits.length, parameter) };
   }
 
   /** Begins a visit: masters for its block, and a new base optimizer. */
@@ -270,7 +266,8 @@ export class BlockOptimizer implements Optimizer {
 
 /** What is wrong with the options that neither the partition nor the order checks. */
 function ownProblems(
-  { switchBlockEvery = 50, rounding, compat }: BlockOptimizerOptions,
+  { rounding, compat }: BlockOptimizerOptions,
+  switchBlockEvery: number,
   parameters: ReadonlyMap<string, Parameter>,
   trained: readonly string[],
 ): string[] {

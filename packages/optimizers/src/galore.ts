@@ -13,16 +13,11 @@ import {
   type CompiledFunction,
   type Variable,
 } from '@blockwise/tensorflow';
-import { adamSettings, adamStep, type AdamOptions } from './adamw.ts';
+import { adamSettings, adamStates, adamStep, type AdamOptions } from './adamw.ts';
+import { notIntegersFrom } from './option-checks.ts';
 import type { OptimizerFactory } from './optimizer.ts';
-import {
-  computedUpdate,
-  ParameterOptimizer,
-  type ComputedUpdate,
-  type StateSpec,
-  type Update,
-  type UpdateRule,
-} from './parameter-optimizer.ts';
+import { ParameterOptimizer } from './parameter-optimizer.ts';
+import { computedUpdate, type ComputedUpdate, type StateSpec, type Update, type UpdateRule } from './update-rule.ts';
 import { shrink, weightDecayOf } from './weight-decay.ts';
 
 export const galoreProjTypes = ['std', 'reverse_std', 'left', 'right', 'full'] as const;
@@ -65,9 +60,7 @@ export function galore(options: GaloreOptions = {}): OptimizerFactory {
   const { rank = 128, updateProjGap = 200, scale = 0.25, projType = 'std', correctBias = true } = options;
   const { computeDtype = 'float32' } = options;
   const { target = (name) => /attn|mlp/.test(name), eps: epsilon = 1e-6 } = options;
-  const own = Object.entries({ rank, updateProjGap })
-    .filter(([, value]) => !(Number.isSafeInteger(value) && value >= 1))
-    .map(([name, value]) => `${name} is ${value}, expected an integer of at least 1`);
+  const own = notIntegersFrom(1, { rank, updateProjGap });
   if (!galoreProjTypes.includes(projType))
     own.push(`projType is ${projType}${didYouMean(projType, galoreProjTypes)}: expected ${galoreProjTypes.join(', ')}`);
   const settings = adamSettings('GaLore', { ...options, eps: epsilon }, 0, { scale }, own);
@@ -80,7 +73,6 @@ export function galore(options: GaloreOptions = {}): OptimizerFactory {
     tf.dispose(own);
     return result;
   };
-  const plain: readonly StateSpec[] = [{ name: 'exp_avg' }, { name: 'exp_avg_sq' }];
   return (parameters, compat) => {
     const decay = weightDecayOf(options, 0, compat);
     const apply = (update: Update) => {
@@ -110,7 +102,7 @@ export function galore(options: GaloreOptions = {}): OptimizerFactory {
       prepare: (updates: readonly Update[]) => renewProjections(updates, sidesOf(projType, updates[0].shape)),
     };
     const states = ({ name, shape }: { name: string; shape: readonly number[] }) =>
-      isProjected(name, shape) ? projectedStates(shape, rank, sidesOf(projType, shape)) : plain;
+      isProjected(name, shape) ? projectedStates(shape, rank, sidesOf(projType, shape)) : adamStates;
     const projection: UpdateRule['projection'] = (update) => {
       const { name, shape, states } = update;
       if (!isProjected(name, shape) || isDue(update)) return undefined;

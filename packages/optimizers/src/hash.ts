@@ -1,3 +1,5 @@
+import type { Rounding } from '@blockwise/tensorflow';
+
 /**
  * A hash of integers (each of up to 53 bits) to an unsigned 32-bit integer: every word is absorbed into a Weyl sequence and mixed by
  * murmur3's finaliser. Random choices made of a seed and their own position need no generator state, so a resumed run repeats them.
@@ -12,4 +14,10 @@ export function hash(...integers: readonly number[]): number {
       mixed ^= mixed >>> 16;
     }
   return mixed >>> 0;
+}
+
+/** A rounding with other random numbers at each place (a visit, a parameter, a step), the same ones in a resumed run. */
+export function roundingAt(rounding: Rounding | undefined, ...place: readonly number[]): Rounding | undefined {
+  if (rounding?.mode !== 'stochastic') return rounding;
+  return { mode: 'stochastic', seed: hash(rounding.seed, ...place) };
 }

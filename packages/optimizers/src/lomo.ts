@@ -3,7 +3,8 @@ import { tf, type Parameter, type Rounding } from '@blockwise/tensorflow';
 import { DynamicLossScaler, type LossScaleOptions } from './loss-scaler.ts';
 import { notNegative } from './option-checks.ts';
 import type { OptimizerFactory } from './optimizer.ts';
-import { computedUpdate, ParameterOptimizer, type UpdateRule } from './parameter-optimizer.ts';
+import { ParameterOptimizer } from './parameter-optimizer.ts';
+import { computedUpdate, type UpdateRule } from './update-rule.ts';
 import { weightDecayOf, type WeightDecayOptions } from './weight-decay.ts';
 
 /**

@@ -7,6 +7,13 @@ export function notNegative(options: Record<string, number>): string[] {
     .map(([name, value]) => `${name} is ${value}, expected a number of at least 0`);
 }
 
+/** A problem for each option that is no integer of at least `least`. */
+export function notIntegersFrom(least: number, options: Record<string, number>): string[] {
+  return Object.entries(options)
+    .filter(([, value]) => !(Number.isSafeInteger(value) && value >= least))
+    .map(([name, value]) => `${name} is ${value}, expected an integer of at least ${least}`);
+}
+
 type Stored = Pick<Parameter, 'name' | 'storageDtype'>;
 
 /** Some parameters of one fault, in a few words. */

@@ -2,7 +2,8 @@ import { UserError } from '@blockwise/errors';
 import { tf } from '@blockwise/tensorflow';
 import { notNegative } from './option-checks.ts';
 import type { OptimizerFactory } from './optimizer.ts';
-import { ParameterOptimizer, type MasterOptions, type Update, type UpdateRule } from './parameter-optimizer.ts';
+import { ParameterOptimizer, type MasterOptions } from './parameter-optimizer.ts';
+import type { Update, UpdateRule } from './update-rule.ts';
 import { addDecay, weightDecayOf, type WeightDecayOptions } from './weight-decay.ts';
 
 /** torch.optim.SGD's options. */

@@ -1,5 +1,5 @@
 import { tf } from '@blockwise/tensorflow';
-import type { Update } from './parameter-optimizer.ts';
+import type { Update } from './update-rule.ts';
 
 /** Weight decay of an optimizer, in PyTorch's terms. */
 export interface WeightDecayOptions {
