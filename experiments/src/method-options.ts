@@ -1,3 +1,4 @@
+import { maskModes, switchModes } from '@blockwise/optimizers';
 import { choice, flag, integer, integerOr, names, orNull, path, pathOrName, real } from './option-kinds.ts';
 import { finetuningTypes, option, type FinetuningType } from './option.ts';
 
@@ -65,7 +66,7 @@ export const methodOptions = {
   ),
   switchMode: option(
     method,
-    choice(['random', 'ascending', 'descending', 'fixed']),
+    choice(switchModes),
     { default: 'random', of: { 'badam_mode layer': 'ascending' }, only: inBlocks, aliases: ['badam_switch_mode'] },
     'Order of the blocks; random is a new order each block-epoch, fixed stays with the first block.',
   ),
@@ -214,7 +215,7 @@ export const methodOptions = {
   ),
   maskMode: option(
     sparse,
-    choice(['adjacent', 'scatter']),
+    choice(maskModes),
     { default: 'adjacent', ...only('sparse'), aliases: ['badam_mask_mode'] },
     'Which entries: neighbours, or drawn at random.',
   ),

@@ -1,4 +1,5 @@
 import { templateNames } from '@blockwise/loaders';
+import { schedulerTypes } from '@blockwise/training';
 import {
   checkpoint,
   choice,
@@ -156,7 +157,7 @@ export const optionTable = {
   ),
   lrSchedulerType: option(
     optimizer,
-    choice(['linear', 'cosine', 'constant', 'constant_with_warmup']),
+    choice(schedulerTypes),
     { default: 'cosine', mayChange: true },
     'How the learning rate goes on after warm-up; linear and cosine fall to 0.',
   ),
