@@ -34,7 +34,7 @@ import { methods } from './methods.ts';
 import { storageOf, type TrainedModel } from './open-model.ts';
 import type { Options } from './options.ts';
 import { OngoingRecord } from './ongoing-record.ts';
-import { checkExportFolder, claimOutputFolder, refuseToExportOver } from './output-folder.ts';
+import { checkExportFolder, claimOutputFolder, refuseToExportOver, type OutputFolder } from './output-folder.ts';
 import { chooseCheckpoint, settingsOf } from './resume.ts';
 import { planRun, stepOptions } from './plan-run.ts';
 import { prepareData, promptOf, type PreparedData } from './prepare-data.ts';
@@ -110,25 +110,8 @@ async function run(
   { stream = process.stdout, signal }: FineTuneControl,
 ) {
   const note = (line: string) => void stream.write(`${line}\n`);
-
-  // Everything that can be wrong with names, files and options is found before the engine and the weights are loaded.
-  const hub = hubOptions(given, note);
-  const modelFolder =
-    given.modelNameOrPath === 'embedded'
-      ? embedded.model
-      : await unlessStopped(resolveModelPath(given.modelNameOrPath, hub), signal);
-  const adapter =
-    given.adapterNameOrPath && (await unlessStopped(resolveAdapterPath(given.adapterNameOrPath, hub), signal));
-  const options = { ...given, adapterNameOrPath: adapter };
-  const data = await unlessStopped(prepareData(options, modelFolder, note), signal);
-  const read = [modelFolder, adapter, checkpoint].filter((folder) => folder != null);
-  ongoing.folder.refuseToDelete([...read, ...data.files]);
-  if (options.exportDir !== null) refuseToExportOver(options.exportDir, [...read, join(outputDir, 'model')]);
-  if (options.resumeFromCheckpoint === 'latest')
-    note(checkpoint ? `going on from ${checkpoint}` : `no checkpoint in ${outputDir} yet: starting from the beginning`);
-  const settings = trainOptions(options, data);
-  const shared = settingsOf(options, modelFolder, data, settings);
-  if (checkpoint) checkCheckpoint(checkpoint, shared);
+  const found = await findInputs(given, outputDir, checkpoint, ongoing.folder, note, signal);
+  const { options, modelFolder, data, settings, shared } = found;
   await initTensorFlow({ device: options.device });
   const baseBytes = readMemory().resident;
 
@@ -162,8 +145,7 @@ async function run(
   const result = evaluated ?? (await trainWithLogs(parts, record));
   const peaks = meter.stop();
 
-  const trained = options.doTrain && !result.interrupted;
-  if (trained) {
+  if (options.doTrain && !result.interrupted) {
     await writeFolderAside(join(outputDir, 'model'), async (aside) => {
       await opened.save(aside);
       saveChat(aside, data.template);
@@ -185,6 +167,35 @@ async function run(
   chosen.optimizer.dispose();
   opened.model.dispose();
   return { record: finished, interrupted: result.interrupted };
+}
+
+/** All that a run reads. What can be wrong with names, files and options is found here, before the engine and the weights are loaded. */
+async function findInputs(
+  given: Options,
+  outputDir: string,
+  checkpoint: string | undefined,
+  folder: OutputFolder,
+  note: (line: string) => void,
+  signal?: AbortSignal,
+) {
+  const hub = hubOptions(given, note);
+  const modelFolder =
+    given.modelNameOrPath === 'embedded'
+      ? embedded.model
+      : await unlessStopped(resolveModelPath(given.modelNameOrPath, hub), signal);
+  const adapter =
+    given.adapterNameOrPath && (await unlessStopped(resolveAdapterPath(given.adapterNameOrPath, hub), signal));
+  const options = { ...given, adapterNameOrPath: adapter };
+  const data = await unlessStopped(prepareData(options, modelFolder, note), signal);
+  const read = [modelFolder, adapter, checkpoint].filter((folder) => folder != null);
+  folder.refuseToDelete([...read, ...data.files]);
+  if (options.exportDir !== null) refuseToExportOver(options.exportDir, [...read, join(outputDir, 'model')]);
+  if (options.resumeFromCheckpoint === 'latest')
+    note(checkpoint ? `going on from ${checkpoint}` : `no checkpoint in ${outputDir} yet: starting from the beginning`);
+  const settings = trainOptions(options, data);
+  const shared = settingsOf(options, modelFolder, data, settings);
+  if (checkpoint) checkCheckpoint(checkpoint, shared);
+  return { options, modelFolder, data, settings, shared };
 }
 
 /** What the work gives, unless the signal comes first: then its reason is thrown, and nobody waits for the work. */
