@@ -16,8 +16,7 @@ import { describeEngine, initTensorFlow, totalBytes } from '@blockwise/tensorflo
 import { evaluateLoss, predictingRows, train } from '@blockwise/training';
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
-import process from 'node:process';
-import { round, writeBenchmark } from './bench/write-benchmark.ts';
+import { note, round, writeBenchmark } from './bench/write-benchmark.ts';
 import { tiny } from './bench/tiny.ts';
 import { embedded, repository } from './embedded.ts';
 import { readText } from './quantization/text-examples.ts';
@@ -54,8 +53,7 @@ const { steps: records } = await train({
     ...{ totalSteps: steps, gradientAccumulationSteps: 1, learningRate, lrSchedulerType: 'cosine', warmupSteps: 10 },
     ...{ maxGradNorm: 1, evalSteps: 0, saveSteps: 0 },
   },
-  onStep: ({ step, loss }) =>
-    step % 20 === 0 && process.stderr.write(`step ${step}/${steps}: loss ${loss.toFixed(3)}\n`),
+  onStep: ({ step, loss }) => step % 20 === 0 && note(`step ${step}/${steps}: loss ${loss.toFixed(3)}`),
 });
 optimizer.dispose();
 const fileBytes = (name: string) => statSync(join(folder, name, 'model.safetensors')).size;

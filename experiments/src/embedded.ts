@@ -9,3 +9,6 @@ export const embedded = {
   model: join(repository, 'datasets/embedded/model'),
   dataset: join(repository, 'datasets/embedded/instructions.json'),
 };
+
+/** Real data and weights for comparisons and tests: BLOCKWISE_DATA, or shared/data beside the checkout, where there is one. */
+export const sharedData = process.env.BLOCKWISE_DATA ?? join(repository, '../shared/data');

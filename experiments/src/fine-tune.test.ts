@@ -2,13 +2,12 @@ import { openLlama } from '@blockwise/model-zoo';
 import { readRunRecord } from '@blockwise/reporting';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { command, scratch, small, words } from './command-run.test-support.ts';
+import { sharedData } from './embedded.ts';
 
-const data = process.env.BLOCKWISE_DATA ?? fileURLToPath(new URL('../../../shared/data', import.meta.url));
-const hasData = existsSync(data);
-if (!hasData) console.log(`skipping tests on real data: ${data} is missing (set BLOCKWISE_DATA)`);
+const hasData = existsSync(sharedData);
+if (!hasData) console.log(`skipping tests on real data: ${sharedData} is missing (set BLOCKWISE_DATA)`);
 
 describe('a finished run', () => {
   it('leaves its record, tables, chart, logs and the model, and nothing half-written', async () => {
@@ -57,8 +56,8 @@ describe.skipIf(!hasData)('stories260K on Alpaca-GPT4', () => {
   it('loses at least 0.5 nats of validation loss in 200 steps', async () => {
     const folder = scratch('real');
     const { code, stderr } = await command(
-      ...['--model_name_or_path', join(data, 'models/stories260K'), '--output_dir', folder],
-      ...['--dataset', join(data, 'alpaca_gpt4/alpaca_gpt4_data_en_999.json'), '--cache_dir', scratch('cache')],
+      ...['--model_name_or_path', join(sharedData, 'models/stories260K'), '--output_dir', folder],
+      ...['--dataset', join(sharedData, 'alpaca_gpt4/alpaca_gpt4_data_en_999.json'), '--cache_dir', scratch('cache')],
       ...words('--template vanilla --max_steps 200 --cutoff_len 96 --per_device_train_batch_size 4'),
       ...words('--gradient_accumulation_steps 1 --learning_rate 2e-3 --switch_block_every 20 --include_embedding'),
       ...words('--val_size 40 --per_device_eval_batch_size 20 --save_steps 0 --no_plot_loss'),

@@ -9,25 +9,23 @@ import { describeEngine, initTensorFlow, totalBytes } from '@blockwise/tensorflo
 import { evaluateLoss, train, type TrainOptions } from '@blockwise/training';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import process from 'node:process';
-import { round, writeBenchmark } from './bench/write-benchmark.ts';
+import { note, round, writeBenchmark } from './bench/write-benchmark.ts';
 import { tiny } from './bench/tiny.ts';
-import { embedded, repository } from './embedded.ts';
+import { embedded, sharedData } from './embedded.ts';
 import { readText, type TextData } from './quantization/text-examples.ts';
 
 const seed = 1;
 const steps = tiny ? 2 : 60;
 const learningRate = 3e-4;
 const calibrationBatches = 8;
-const shared = process.env.BLOCKWISE_DATA ?? join(repository, '../shared/data');
 
 /** `groupSize` divides the inputs of every linear layer. */
 const subjects = [
   { name: 'embedded', folder: embedded.model, dataset: embedded.dataset, groupSize: 32 },
   {
     name: 'stories260K',
-    folder: join(shared, 'models/stories260K'),
-    dataset: join(shared, 'alpaca_gpt4/alpaca_gpt4_data_en_999.json'),
+    folder: join(sharedData, 'models/stories260K'),
+    dataset: join(sharedData, 'alpaca_gpt4/alpaca_gpt4_data_en_999.json'),
     groupSize: 4,
   },
 ].filter(({ folder }) => existsSync(folder));
@@ -63,7 +61,7 @@ async function measure({ name, folder, dataset, groupSize }: (typeof subjects)[n
     const loss = await evaluateLoss(model, data.batches(data.validation, 8));
     const bytes = totalBytes(model.parameters.values());
     rows.push({ model: name, weights, inputs, bytes, perplexity: Math.exp(loss) });
-    process.stderr.write(`${name}, ${weights}, inputs ${inputs}: perplexity ${Math.exp(loss).toFixed(3)}\n`);
+    note(`${name}, ${weights}, inputs ${inputs}: perplexity ${Math.exp(loss).toFixed(3)}`);
     return model;
   };
   const addQuantized = async (model: Llama, scheme: ModelQuantization, inputs?: string, after = '') =>
@@ -129,7 +127,7 @@ writeBenchmark({
     'Min-max scales; embedding, head and norms stay float32. Every token of held-out answers is predicted (a tenth of the records).',
     `Inputs: calibrated on ${calibrationBatches} batches of 8 x 128 tokens of the other records.`,
     `Training: AdamW, ${steps} steps of 8 x 128 tokens, cosine from ${learningRate}; then quantised as the row says.`,
-    ...(subjects.length < 2 ? [`stories260K was not measured: ${shared} is missing (set BLOCKWISE_DATA).`] : []),
+    ...(subjects.length < 2 ? [`stories260K was not measured: ${sharedData} is missing (set BLOCKWISE_DATA).`] : []),
   ],
   measurements: rows,
   versions: { tensorflow: describeEngine().tensorflow },

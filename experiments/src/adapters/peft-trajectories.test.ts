@@ -12,8 +12,8 @@ import { initTensorFlow, liveTensors, RawTensor } from '@blockwise/tensorflow';
 import { createMicroBatch, disposeMicroBatch, StageWalk } from '@blockwise/training';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { sharedData } from '../embedded.ts';
 
 /** 40 steps of PEFT on stories260K, made by tools/golden/peft_trajectories.py; versions inside. */
 interface Case {
@@ -43,9 +43,8 @@ interface Case {
   weights: Record<string, [norm: number, change: number]>;
   noise: { losses: number };
 }
-const dataFolder = process.env.BLOCKWISE_DATA ?? fileURLToPath(new URL('../../../../shared/data', import.meta.url));
-const hasData = existsSync(dataFolder);
-if (!hasData) console.log(`skipping tests on real data: ${dataFolder} is missing (set BLOCKWISE_DATA)`);
+const hasData = existsSync(sharedData);
+if (!hasData) console.log(`skipping tests on real data: ${sharedData} is missing (set BLOCKWISE_DATA)`);
 
 const packages = new URL('../../../packages/', import.meta.url);
 const read = (path: string) => JSON.parse(readFileSync(new URL(path, packages), 'utf8'));
@@ -56,7 +55,7 @@ const { batches } = read('training/src/golden/badam-trajectories.json') as {
 
 /** stories260K as it is, or with biases of 0 in attention and MLP. */
 function openStories(biases: boolean): Llama {
-  const { model } = openLlama(join(dataFolder, 'models/stories260K'), { dtype: 'float32' });
+  const { model } = openLlama(join(sharedData, 'models/stories260K'), { dtype: 'float32' });
   if (!biases) return model;
   const config = { ...model.config, attention_bias: true, mlp_bias: true };
   const weights = [...llamaWeightShapes(config)].map(([name, shape]) => {

@@ -1,7 +1,7 @@
-import process from 'node:process';
 import { spread, type Spread } from './spread.ts';
 import type { Round } from './train-job.ts';
 import type { Worker } from './worker.ts';
+import { note } from './write-benchmark.ts';
 
 /** One side's rounds. */
 export interface Side {
@@ -33,9 +33,7 @@ export async function alternate(workers: readonly Worker[], rounds: number, pati
       done.push(result);
       const { seconds, loss, peakResident } = result;
       const memory = `peak ${(peakResident / 1e9).toFixed(2)} GB`;
-      process.stderr.write(
-        `round ${round + 1}/${rounds} ${worker.name}: ${seconds.toFixed(2)} s, loss ${loss.toFixed(3)}, ${memory}\n`,
-      );
+      note(`round ${round + 1}/${rounds} ${worker.name}: ${seconds.toFixed(2)} s, loss ${loss.toFixed(3)}, ${memory}`);
     }
   }
   for (const worker of workers) await worker.end();

@@ -4,10 +4,9 @@
  */
 import { adamW } from '@blockwise/optimizers';
 import { describeEngine, initTensorFlow, Parameter, readMemory, tf, toRaw, Variable } from '@blockwise/tensorflow';
-import process from 'node:process';
 import { spread } from './spread.ts';
 import { tiny } from './tiny.ts';
-import { gigabytes, round, writeBenchmark } from './write-benchmark.ts';
+import { gigabytes, note, range, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
 const rounds = 9;
@@ -69,7 +68,7 @@ for (let i = 0; i < rounds; i++) {
   const pass = (seconds(add) * 2 * blockBytes) / (12 * elements * tensors);
   const taken = seconds(update);
   measured.push({ update: taken, pass, ratio: taken / (3 * pass) });
-  process.stderr.write(`round ${i + 1}/${rounds}: update ${taken.toFixed(3)} s, a pass ${pass.toFixed(3)} s\n`);
+  note(`round ${i + 1}/${rounds}: update ${taken.toFixed(3)} s, a pass ${pass.toFixed(3)} s`);
 }
 
 const [updates, passes, ratios] = [
@@ -83,21 +82,9 @@ writeBenchmark({
   seed,
   figures: { extraBytesOverBlock: round(extra / blockBytes), timeOverThreePasses: round(ratios.median) },
   rows: [
-    {
-      figure: 'update, seconds',
-      median: round(updates.median),
-      'min - max': `${round(updates.min)} - ${round(updates.max)}`,
-    },
-    {
-      figure: 'a pass, seconds',
-      median: round(passes.median),
-      'min - max': `${round(passes.min)} - ${round(passes.max)}`,
-    },
-    {
-      figure: 'update over three passes',
-      median: round(ratios.median),
-      'min - max': `${round(ratios.min)} - ${round(ratios.max)}`,
-    },
+    { figure: 'update, seconds', median: round(updates.median), 'min - max': range(updates) },
+    { figure: 'a pass, seconds', median: round(passes.median), 'min - max': range(passes) },
+    { figure: 'update over three passes', median: round(ratios.median), 'min - max': range(ratios) },
     { figure: 'extra memory, GB', median: gigabytes(extra), 'min - max': null },
   ],
   notes: [

@@ -6,10 +6,10 @@ import { createRandom } from '@blockwise/loaders';
 import type { Options } from '../options.ts';
 import { alternate, type Side } from './alternate.ts';
 import { chooseParts } from './choose-parts.ts';
-import { batchShape, counted, methodJob, perStep, stepsPerRound, withModel } from './method-job.ts';
+import { batchShape, counted, freshModel, methodJob, perStep, stepsPerRound } from './method-job.ts';
 import { tiny } from './tiny.ts';
 import { startTraining } from './worker.ts';
-import { gigabytes, round, writeBenchmark } from './write-benchmark.ts';
+import { gigabytes, range, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
 const rank = tiny ? 8 : 128;
@@ -34,41 +34,40 @@ const settings: Record<string, Partial<Options>> = {
 };
 
 const { parts: chosen, isWhole } = chooseParts(Object.keys(settings));
-await withModel(seed, async (folder) => {
-  const sides: Side[] = [];
-  for (const name of chosen) {
-    const given = { finetuningType: name as Options['finetuningType'], ...settings[name] };
-    const job = methodJob({ learningRate: 1e-5, ...given }, folder, createRandom(seed));
-    sides.push(...(await alternate([await startTraining(name, job)], counted)).map(perStep));
-  }
-  const rows = sides.map(({ name, seconds, peakResident, loss }) => ({
-    method: name,
-    'tokens/s': round(batchShape.tokens / seconds.median),
-    'seconds/step, median': round(seconds.median),
-    'min - max': `${round(seconds.min)} - ${round(seconds.max)}`,
-    'peak GB': gigabytes(peakResident),
-    loss: round(loss),
-  }));
-  writeBenchmark({
-    isWhole,
-    name: 'bench-all-methods',
-    folder: 'methods',
-    title: 'Every method at the 110M shape: tokens/s and peak memory',
-    seed,
-    figures: Object.fromEntries(
-      sides.map(({ name, seconds, peakResident }) => [
-        name,
-        { tokensPerSecond: round(batchShape.tokens / seconds.median), peakGB: gigabytes(peakResident) },
-      ]),
-    ),
-    rows,
-    notes: [
-      `Llama of 110 million parameters, bfloat16 at rest, ${stepsPerRound} steps of ${batchShape.rows} x ${batchShape.length} tokens a round, every position ` +
-        `predicted; ${counted} counted rounds after one step of warm-up; no clipping, default threads. The defaults of alpaca-llama, but for: ` +
-        "block is layer 6; GaLore's rank is 128, and its rate leaves out the projections, which are renewed every 200 steps.",
-      'Peaks are VmHWM of a process of its own, loading and warm-up included. The loss is that of the last step, on random tokens: a check, no result.',
-    ],
-    measurements: sides,
-    versions: sides[0].versions,
-  });
+const folder = await freshModel(seed);
+const sides: Side[] = [];
+for (const name of chosen) {
+  const given = { finetuningType: name as Options['finetuningType'], ...settings[name] };
+  const job = methodJob({ learningRate: 1e-5, ...given }, folder, createRandom(seed));
+  sides.push(...(await alternate([await startTraining(name, job)], counted)).map(perStep));
+}
+const rows = sides.map(({ name, seconds, peakResident, loss }) => ({
+  method: name,
+  'tokens/s': round(batchShape.tokens / seconds.median),
+  'seconds/step, median': round(seconds.median),
+  'min - max': range(seconds),
+  'peak GB': gigabytes(peakResident),
+  loss: round(loss),
+}));
+writeBenchmark({
+  isWhole,
+  name: 'bench-all-methods',
+  folder: 'methods',
+  title: 'Every method at the 110M shape: tokens/s and peak memory',
+  seed,
+  figures: Object.fromEntries(
+    sides.map(({ name, seconds, peakResident }) => [
+      name,
+      { tokensPerSecond: round(batchShape.tokens / seconds.median), peakGB: gigabytes(peakResident) },
+    ]),
+  ),
+  rows,
+  notes: [
+    `Llama of 110 million parameters, bfloat16 at rest, ${stepsPerRound} steps of ${batchShape.rows} x ${batchShape.length} tokens a round, every position ` +
+      `predicted; ${counted} counted rounds after one step of warm-up; no clipping, default threads. The defaults of alpaca-llama, but for: ` +
+      "block is layer 6; GaLore's rank is 128, and its rate leaves out the projections, which are renewed every 200 steps.",
+    'Peaks are VmHWM of a process of its own, loading and warm-up included. The loss is that of the last step, on random tokens: a check, no result.',
+  ],
+  measurements: sides,
+  versions: sides[0].versions,
 });

@@ -6,11 +6,10 @@ import { createRandom } from '@blockwise/loaders';
 import { freshLlama, llama_defaults, type LlamaConfig } from '@blockwise/model-zoo';
 import { describeEngine, initTensorFlow } from '@blockwise/tensorflow';
 import { StageWalk } from '@blockwise/training';
-import process from 'node:process';
 import { randomMicroBatch } from './random-micro-batch.ts';
 import { spread } from './spread.ts';
 import { tiny } from './tiny.ts';
-import { round, writeBenchmark } from './write-benchmark.ts';
+import { note, range, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
 const rounds = tiny ? 3 : 7;
@@ -45,7 +44,7 @@ for (let i = -1; i < rounds; i++) {
     await walk.gradients([batch], trained, ([, gradient]) => void gradient.dispose());
     const taken = walk.timing.backward - before;
     if (i >= 0) seconds.push(taken); // the first round warms up
-    process.stderr.write(`round ${i + 1}/${rounds} ${name}: ${taken.toFixed(3)} s\n`);
+    note(`round ${i + 1}/${rounds} ${name}: ${taken.toFixed(3)} s`);
   }
 }
 
@@ -56,11 +55,11 @@ writeBenchmark({
   title: 'Seconds of a backward pass by which block is trained',
   seed,
   figures: { outputOverAll: round(output.median / all.median), inputOverAll: round(input.median / all.median) },
-  rows: [all, input, output].map(({ median, min, max }, i) => ({
+  rows: [all, input, output].map((spread, i) => ({
     trained: cases[i].name,
-    'seconds, median': round(median),
-    'min - max': `${round(min)} - ${round(max)}`,
-    'share of all': round(median / all.median, 3),
+    'seconds, median': round(spread.median),
+    'min - max': range(spread),
+    'share of all': round(spread.median / all.median, 3),
     'paper, Llama 2-7B on a GPU: seconds (share)': paper[i],
   })),
   notes: [

@@ -9,11 +9,10 @@ import { createRandom } from '@blockwise/loaders';
 import { freshLlama, llama_110m, llama_1_1b, type Llama, type LlamaConfig } from '@blockwise/model-zoo';
 import { describeEngine, initTensorFlow, matMul2d, tf } from '@blockwise/tensorflow';
 import { StageWalk, type MicroBatch } from '@blockwise/training';
-import process from 'node:process';
 import { randomMicroBatch } from './random-micro-batch.ts';
 import { spread, type Spread } from './spread.ts';
 import { tiny, tinyConfig } from './tiny.ts';
-import { round, writeBenchmark } from './write-benchmark.ts';
+import { note, range, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
 const rounds = tiny ? 3 : 9;
@@ -134,8 +133,8 @@ for (const shape of shapes) {
       seconds.push(taken);
       shares.push(one.flops / taken / ((before + after) / 2));
     }
-    process.stderr.write(
-      `${shape.name} round ${i + 1}/${rounds}: ${cases.map(({ one, shares }) => `${one.stage} ${shares.at(-1)!.toFixed(3)}`).join(', ')}\n`,
+    note(
+      `${shape.name} round ${i + 1}/${rounds}: ${cases.map(({ one, shares }) => `${one.stage} ${shares.at(-1)!.toFixed(3)}`).join(', ')}`,
     );
   }
   for (const { one, seconds, shares } of cases) {
@@ -152,6 +151,7 @@ const layer = (shape: string) => ({
   inputGradient: share(shape, 'inputGradient'),
   allGradients: share(shape, 'allGradients'),
 });
+const gemm = spread(rates.map((rate) => rate / 1e9));
 writeBenchmark({
   name: 'bench-layers',
   title: "Share of the machine's GEMM rate that each kind of stage reaches",
@@ -165,12 +165,12 @@ writeBenchmark({
     shape,
     stage,
     'share of GEMM, median': round(share.median, 3),
-    'min - max': `${round(share.min, 3)} - ${round(share.max, 3)}`,
+    'min - max': range(share, 3),
     'GFLOP/s': round(gigaflops.median, 3),
     'seconds, median': round(seconds.median, 3),
   })),
   notes: [
-    `GEMM: float32 ${gemmSize}^3, ${round(spread(rates).median / 1e9, 3)} GFLOP/s (${round(spread(rates).min / 1e9, 3)} - ${round(spread(rates).max / 1e9, 3)}), measured before and after each case; ${rounds} rounds.`,
+    `GEMM: float32 ${gemmSize}^3, ${round(gemm.median, 3)} GFLOP/s (${range(gemm, 3)}), measured before and after each case; ${rounds} rounds.`,
     `${shapes.map(({ name, batchSize, length, layers }) => `${name}: ${batchSize} x ${length} tokens, ${layers} layers together`).join('; ')}; float32 weights, resident.`,
     'Operations are those of the products alone (2mnk); a gradient counts what of the forward is run again (all but down_proj). The JSON figure head is the lower of the two.',
   ],

@@ -6,20 +6,18 @@
 import { createRandom } from '@blockwise/loaders';
 import type { ComputeDtype } from '@blockwise/model-zoo';
 import { hasBfloat16Products } from '@blockwise/tensorflow';
-import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import type { Options } from '../options.ts';
 import { alternate, speedup, type Side } from './alternate.ts';
 import { chooseParts } from './choose-parts.ts';
-import { batchShape, counted, methodJob, perStep, stepsPerRound, withModel } from './method-job.ts';
+import { batchShape, counted, freshModel, methodJob, perStep, stepsPerRound } from './method-job.ts';
 import { benchPython } from './python-environment.ts';
 import { tiny } from './tiny.ts';
 import { writeJob } from './train-job.ts';
 import { cudaPages, environments, startPeer, startTraining } from './worker.ts';
-import { gigabytes, round, writeBenchmark } from './write-benchmark.ts';
+import { gigabytes, note, range, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
-const note = (line: string) => process.stderr.write(`${line}\n`);
 
 /** Each as its package's readme uses it. */
 const settings: Record<string, Partial<Options> & Pick<Options, 'finetuningType'>> = {
@@ -93,13 +91,13 @@ function figuresOf(comparison: Comparison) {
 function rowsOf(comparison: Comparison) {
   const ours = comparison.sides[1];
   return comparison.sides.map((side, i) => {
-    const { median, min, max } = side.seconds;
+    const { median } = side.seconds;
     return {
       method: comparison.name,
       arithmetic: comparison.arithmetic,
       side: side.name,
       'seconds/step, median': round(median),
-      'min - max': `${round(min)} - ${round(max)}`,
+      'min - max': range(side.seconds),
       'and of renewal': round(renewal(comparison, i)),
       'tokens/s': round(batchShape.tokens / (median + renewal(comparison, i))),
       'Blockwise is faster by': i === 1 ? null : gain(comparison, i).speedup,
@@ -113,35 +111,34 @@ function rowsOf(comparison: Comparison) {
 
 const { parts: chosen, isWhole } = chooseParts(Object.keys(settings));
 const python = benchPython(note);
-await withModel(seed, async (folder) => {
-  const comparisons: Comparison[] = [];
-  for (const name of chosen)
-    for (const arithmetic of arithmetics) comparisons.push(await compare(name, arithmetic, python, folder));
-  const of = (name: string) => {
-    const [fast, float32] = comparisons.filter((one) => one.name === name).map(figuresOf);
-    return float32 ? { ...fast, float32 } : fast;
-  };
-  writeBenchmark({
-    isWhole,
-    name: 'bench-methods',
-    folder: 'methods',
-    title: 'LoRA, LOMO, AdaLomo, GaLore and Ratio: Blockwise against the official packages',
-    seed,
-    figures: Object.fromEntries(chosen.map((name) => [name, of(name)])),
-    rows: comparisons.flatMap(rowsOf),
-    notes: [
-      `Llama of 110 million parameters, ${stepsPerRound} steps of ${batchShape.rows} x ${batchShape.length} tokens a round, one after the other, every position predicted, the same ` +
-        `weights and batches on both sides; ${counted} counted rounds after a step of warm-up, the sides taking turns; no clipping, default threads.`,
-      "Official: scaled_dot_product_attention; with gradient checkpointing, as BAdam's paper compares all methods (appendix B), and with " +
-        'nothing recomputed. Blockwise: bfloat16 at rest, products of linear layers kept (--gradient_checkpointing false). bfloat16: the ' +
-        "official model is bfloat16, as in the packages' own scripts, and ours runs with --compute_dtype bfloat16; float32: neither. The JSON " +
-        'figures are those of the arithmetic that is fast here, bfloat16 on a CPU with instructions for it, and beside them those in float32.',
-      'LoRA: rank 16 on q_proj and v_proj, AdamW. GaLore: rank 128, new projections every 200 steps, whose share of a step (what the first ' +
-        'step took longer than the median, but for our compilation of the model, seconds of a whole run) counts in the rates. Ratio: 0.1, adjacent, layers only.',
-      `In bfloat16 GaLore runs with --pure_bf16, as the official model has no float32 masters. ${environments}`,
-      `Peaks are VmHWM over the whole process, loading and warm-up included. ${cudaPages}`,
-    ],
-    measurements: comparisons,
-    versions: { ...comparisons[0].sides[1].versions, ...comparisons[0].sides[0].versions },
-  });
+const folder = await freshModel(seed);
+const comparisons: Comparison[] = [];
+for (const name of chosen)
+  for (const arithmetic of arithmetics) comparisons.push(await compare(name, arithmetic, python, folder));
+const of = (name: string) => {
+  const [fast, float32] = comparisons.filter((one) => one.name === name).map(figuresOf);
+  return float32 ? { ...fast, float32 } : fast;
+};
+writeBenchmark({
+  isWhole,
+  name: 'bench-methods',
+  folder: 'methods',
+  title: 'LoRA, LOMO, AdaLomo, GaLore and Ratio: Blockwise against the official packages',
+  seed,
+  figures: Object.fromEntries(chosen.map((name) => [name, of(name)])),
+  rows: comparisons.flatMap(rowsOf),
+  notes: [
+    `Llama of 110 million parameters, ${stepsPerRound} steps of ${batchShape.rows} x ${batchShape.length} tokens a round, one after the other, every position predicted, the same ` +
+      `weights and batches on both sides; ${counted} counted rounds after a step of warm-up, the sides taking turns; no clipping, default threads.`,
+    "Official: scaled_dot_product_attention; with gradient checkpointing, as BAdam's paper compares all methods (appendix B), and with " +
+      'nothing recomputed. Blockwise: bfloat16 at rest, products of linear layers kept (--gradient_checkpointing false). bfloat16: the ' +
+      "official model is bfloat16, as in the packages' own scripts, and ours runs with --compute_dtype bfloat16; float32: neither. The JSON " +
+      'figures are those of the arithmetic that is fast here, bfloat16 on a CPU with instructions for it, and beside them those in float32.',
+    'LoRA: rank 16 on q_proj and v_proj, AdamW. GaLore: rank 128, new projections every 200 steps, whose share of a step (what the first ' +
+      'step took longer than the median, but for our compilation of the model, seconds of a whole run) counts in the rates. Ratio: 0.1, adjacent, layers only.',
+    `In bfloat16 GaLore runs with --pure_bf16, as the official model has no float32 masters. ${environments}`,
+    `Peaks are VmHWM over the whole process, loading and warm-up included. ${cudaPages}`,
+  ],
+  measurements: comparisons,
+  versions: { ...comparisons[0].sides[1].versions, ...comparisons[0].sides[0].versions },
 });

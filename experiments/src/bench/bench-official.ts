@@ -19,7 +19,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
-import { repository } from '../embedded.ts';
+import { sharedData } from '../embedded.ts';
 import { alternate, speedup, type Side } from './alternate.ts';
 import { chooseParts } from './choose-parts.ts';
 import { benchPython } from './python-environment.ts';
@@ -27,14 +27,13 @@ import { spread } from './spread.ts';
 import { tiny, tinyConfig } from './tiny.ts';
 import { jobBatch, paddedBatch, randomBatch, writeJob, type JobBatch, type TrainJob } from './train-job.ts';
 import { cudaPages, environments, fromCheckpoint, startPeer, startTraining, type Worker } from './worker.ts';
-import { gigabytes, round, writeBenchmark } from './write-benchmark.ts';
+import { gigabytes, note, range, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
 const counted = 5;
 const warmUp = 1;
 /** Whether the official side's bfloat16 products are fast here, and ours then too. */
 const hasBfloat16 = hasBfloat16Products();
-const note = (line: string) => process.stderr.write(`${line}\n`);
 
 type Job = Pick<TrainJob, 'warmUp' | 'rounds'>;
 type Row = Record<string, string | number | null>;
@@ -117,13 +116,12 @@ async function slowly(start: () => Promise<Worker>): Promise<Side> {
 }
 
 function rowOf(task: string, side: Side, ours: Side, rate: number, unit: string): Row {
-  const { median, min, max } = side.seconds;
   const gain = speedup(ours, side);
   return {
     task,
     side: side.name,
-    'seconds, median': round(median),
-    'min - max': `${round(min)} - ${round(max)}`,
+    'seconds, median': round(side.seconds.median),
+    'min - max': range(side.seconds),
     rate: `${rate} ${unit}`,
     'Blockwise is faster by': round(gain.ofMedians),
     'median of paired ratios': round(gain.paired.median),
@@ -140,9 +138,8 @@ const cutoffLen = tiny ? 64 : 1024;
 
 /** Alpaca-GPT4's real lengths; undefined without the data. Rounds are epochs over the same examples, drawn anew for each side. */
 async function compareEndToEnd(python: string, config: LlamaConfig) {
-  const data = process.env.BLOCKWISE_DATA ?? join(repository, '../shared/data');
-  const file = join(data, 'alpaca_gpt4/alpaca_gpt4_data_en_999.json');
-  const tokenizerFolder = join(data, 'models/llama2_tokenizer');
+  const file = join(sharedData, 'alpaca_gpt4/alpaca_gpt4_data_en_999.json');
+  const tokenizerFolder = join(sharedData, 'models/llama2_tokenizer');
   if (![file, tokenizerFolder].every(existsSync)) {
     note(`end to end: left out, ${file} or ${tokenizerFolder} is not there (BLOCKWISE_DATA names another data folder)`);
     return undefined;

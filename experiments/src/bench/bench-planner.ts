@@ -19,10 +19,9 @@ import { comparePeak, planJob, type PlannedPeak } from './plan-job.ts';
 import { tiny, tinyConfig } from './tiny.ts';
 import { randomBatch, type TrainJob } from './train-job.ts';
 import { fromCheckpoint, startTraining } from './worker.ts';
-import { gigabytes, lastMeasurements, round, writeBenchmark } from './write-benchmark.ts';
+import { gigabytes, lastMeasurements, note, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
-const note = (line: string) => process.stderr.write(`${line}\n`);
 
 interface Case {
   name: string;

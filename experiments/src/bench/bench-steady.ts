@@ -7,11 +7,10 @@ import { openLlama } from '@blockwise/model-zoo';
 import { adamW, BlockOptimizer } from '@blockwise/optimizers';
 import { describeEngine, initTensorFlow, liveTensors, readMemory } from '@blockwise/tensorflow';
 import { train } from '@blockwise/training';
-import process from 'node:process';
 import { embedded } from '../embedded.ts';
 import { spread } from './spread.ts';
 import { tiny } from './tiny.ts';
-import { round, writeBenchmark } from './write-benchmark.ts';
+import { note, round, writeBenchmark } from './write-benchmark.ts';
 
 const seed = 1;
 const totalSteps = tiny ? 40 : 2000;
@@ -44,7 +43,7 @@ const { steps, compiledVariants, timing } = await train({
   onStep: ({ step }) => {
     resident.push(readMemory().resident);
     tensors.push(liveTensors());
-    if (step % span === 0) process.stderr.write(`step ${step}: ${(resident.at(-1)! / 1e6).toFixed(0)} MB\n`);
+    if (step % span === 0) note(`step ${step}: ${(resident.at(-1)! / 1e6).toFixed(0)} MB`);
   },
 });
 

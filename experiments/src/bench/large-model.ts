@@ -1,23 +1,18 @@
 import { createRandom } from '@blockwise/loaders';
 import { llamaConfigJson, parameterCount, type LlamaConfig } from '@blockwise/model-zoo';
 import { initTensorFlow } from '@blockwise/tensorflow';
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import process from 'node:process';
 import { chooseParts } from './choose-parts.ts';
 import { limitMemory } from './memory-limit.ts';
 import { comparePeak, planJob, type PlannedPeak } from './plan-job.ts';
 import { spread, type Spread } from './spread.ts';
 import { tiny, tinyConfig } from './tiny.ts';
-import { randomBatch, writeJob, type Ready, type Round, type TrainJob } from './train-job.ts';
-import { scriptCommand, startTraining } from './worker.ts';
-import { gigabytes, round, writeBenchmark, type BenchmarkResult } from './write-benchmark.ts';
+import { benchFolder, randomBatch, type Ready, type Round, type TrainJob } from './train-job.ts';
+import { fromCheckpoint, startTraining } from './worker.ts';
+import { gigabytes, note, range, round, writeBenchmark, type BenchmarkResult } from './write-benchmark.ts';
 
 const seed = 1;
 const limitGB = 8;
-const note = (line: string) => process.stderr.write(`${line}\n`);
 
 export interface LargeModel {
   /** The Nx target. */
@@ -57,33 +52,24 @@ export async function benchLargeModel({
   const config = tiny ? tinyConfig : whole;
   const { parts, isWhole } = chooseParts((tiny ? [32] : wholeLengths).map(String));
   const lengths = parts.map(Number);
-  const { folder, remove } = weightsFolder(name, config);
-  try {
-    await initTensorFlow();
-    const runs: Run[] = [];
-    for (const length of lengths) runs.push(await runPlanned('resident', jobOf(config, length, { folder })));
-    for (const length of lengths)
-      runs.push(await runPlanned('streamed', jobOf(config, length, { folder, streamed: true })));
-    const limited = await runLimited(jobOf(config, lengths[0], { folder, streamed: true }));
-    report({ name, title, isWhole }, config, runs, limited);
-  } finally {
-    remove();
-  }
+  const folder = weightsFolder(config);
+  await initTensorFlow();
+  const runs: Run[] = [];
+  for (const length of lengths) runs.push(await runPlanned('resident', jobOf(config, length, { folder })));
+  for (const length of lengths)
+    runs.push(await runPlanned('streamed', jobOf(config, length, { folder, streamed: true })));
+  const limited = await runLimited(jobOf(config, lengths[0], { folder, streamed: true }));
+  report({ name, title, isWhole }, config, runs, limited);
 }
 
-/** A folder with fresh weights, removed at the end: or that of BLOCKWISE_BENCH_MODEL, from an earlier save-fresh.ts. */
-function weightsFolder(name: string, config: LlamaConfig): { folder: string; remove: () => void } {
+/** A folder with fresh weights, which goes with this process: or that of BLOCKWISE_BENCH_MODEL, from an earlier save-fresh.ts. */
+function weightsFolder(config: LlamaConfig): string {
   const given = process.env.BLOCKWISE_BENCH_MODEL;
-  if (given) return { folder: given, remove: () => {} };
-  const folder = mkdtempSync(join(tmpdir(), `${name}-`));
-  const remove = () => rmSync(folder, { recursive: true, force: true });
+  if (given) return given;
   // Ctrl-C must not leave so much behind.
-  process.once('exit', remove);
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
-  note(`writing ${gigabytes(2 * parameterCount(config).total)} GB of weights to ${folder}`);
-  const [program, ...words] = scriptCommand('save-fresh.ts', writeJob(jobOf(config, 2, { seed })), folder);
-  execFileSync(program, words, { stdio: ['ignore', 2, 2] });
-  return { folder, remove };
+  note(`writing ${gigabytes(2 * parameterCount(config).total)} GB of weights to ${benchFolder()}`);
+  return fromCheckpoint(jobOf(config, 2, { seed })).weights.folder;
 }
 
 function jobOf(config: LlamaConfig, length: number, weights: TrainJob['weights']): TrainJob {
@@ -153,7 +139,7 @@ function report(
     'planned peak GB': plan ? gigabytes(plan.expected) : null,
     'error %': plan ? round(100 * plan.error, 3) : null,
     'seconds/step, median': round(seconds.median),
-    'min - max': `${round(seconds.min)} - ${round(seconds.max)}`,
+    'min - max': range(seconds),
     'seconds to load': round(ready.loadSeconds, 3),
   }));
   writeBenchmark({

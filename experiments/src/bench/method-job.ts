@@ -1,15 +1,12 @@
 import type { Random } from '@blockwise/loaders';
 import { llama_110m, llamaConfigJson, saveFreshLlama } from '@blockwise/model-zoo';
 import { initTensorFlow } from '@blockwise/tensorflow';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import process from 'node:process';
 import type { Options } from '../options.ts';
 import type { Side } from './alternate.ts';
 import { spread } from './spread.ts';
 import { tiny, tinyConfig } from './tiny.ts';
-import { randomBatch, type TrainJob } from './train-job.ts';
+import { benchFolder, randomBatch, type TrainJob } from './train-job.ts';
 
 const config = tiny ? { ...tinyConfig, tie_word_embeddings: true } : llama_110m;
 const [rows, length] = tiny ? [2, 32] : [4, 256];
@@ -36,16 +33,10 @@ export function perStep(side: Side): Side {
   return { ...side, rounds, seconds: spread(rounds) };
 }
 
-/** Writes the model that all methods start from, bfloat16, for as long as `use` takes. */
-export async function withModel(seed: number, use: (folder: string) => Promise<void>): Promise<void> {
-  const folder = mkdtempSync(join(tmpdir(), 'bench-methods-'));
-  const remove = () => rmSync(folder, { recursive: true, force: true });
-  process.once('exit', remove);
-  try {
-    await initTensorFlow();
-    await saveFreshLlama(folder, config, { seed, dtype: 'bfloat16' });
-    await use(folder);
-  } finally {
-    remove();
-  }
+/** Writes the model that all methods start from, bfloat16; returns its folder, which goes with this process. */
+export async function freshModel(seed: number): Promise<string> {
+  const folder = join(benchFolder(), 'model');
+  await initTensorFlow();
+  await saveFreshLlama(folder, config, { seed, dtype: 'bfloat16' });
+  return folder;
 }

@@ -20,13 +20,13 @@ export interface Worker {
 }
 
 /** The words that run one of our own scripts. */
-export function scriptCommand(script: string, ...words: string[]): string[] {
+function scriptCommand(script: string, ...words: string[]): string[] {
   const [path, lean] = [script, '../lean-node.ts'].map((file) => fileURLToPath(new URL(file, import.meta.url)));
   return [process.execPath, '--import', 'tsx', '--conditions=blockwise-source', '--import', lean, path, ...words];
 }
 
 /** The same job from a checkpoint with its fresh weights, written by a process of its own and removed when this one exits. */
-export function fromCheckpoint(job: TrainJob): TrainJob {
+export function fromCheckpoint(job: TrainJob): TrainJob & { weights: { folder: string } } {
   const folder = mkdtempSync(join(benchFolder(), 'weights-'));
   const [program, ...words] = scriptCommand('save-fresh.ts', writeJob(job), folder);
   execFileSync(program, words, { stdio: ['ignore', 2, 2] });

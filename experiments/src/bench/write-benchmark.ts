@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { repository } from '../embedded.ts';
 import { describeMachine, gitCommit, machineName, packageVersions, type Machine } from '../machine.ts';
+import type { Spread } from './spread.ts';
 import { tiny } from './tiny.ts';
 
 /** A benchmark's result. */
@@ -49,8 +50,8 @@ export function writeBenchmark(result: BenchmarkResult): void {
     mkdirSync(folder, { recursive: true });
     writeAside(join(folder, `${result.name}.json`), `${JSON.stringify(record, undefined, 2)}\n`);
     writeAside(join(folder, `${result.name}.md`), table);
-    process.stderr.write(`written to ${join(folder, result.name)}.md and .json\n`);
-  } else process.stderr.write(`${table}\nnot recorded: a record is of all parts\n`);
+    note(`written to ${join(folder, result.name)}.md and .json`);
+  } else note(`${table}\nnot recorded: a record is of all parts`);
   process.stdout.write(`${JSON.stringify(result.figures)}\n`);
 }
 
@@ -94,10 +95,16 @@ function markdown({ title, rows, notes, command, seed, date, commit, machine, ve
   ].join('\n');
 }
 
+/** Says a line of a benchmark's progress. */
+export const note = (line: string) => void process.stderr.write(`${line}\n`);
+
 /** To `digits` significant ones, for JSON and tables. */
 export function round(value: number, digits = 4): number {
   return Number(value.toPrecision(digits));
 }
+
+/** The ends of a spread, each as round() gives it. */
+export const range = ({ min, max }: Spread, digits?: number) => `${round(min, digits)} - ${round(max, digits)}`;
 
 /** Bytes as gigabytes (1e9). */
 export const gigabytes = (bytes: number): number => round(bytes / 1e9);

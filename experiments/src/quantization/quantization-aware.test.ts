@@ -6,14 +6,12 @@ import { initTensorFlow, liveTensors } from '@blockwise/tensorflow';
 import { evaluateLoss, train } from '@blockwise/training';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { embedded } from '../embedded.ts';
+import { embedded, sharedData } from '../embedded.ts';
 import { readText, type TextData } from './text-examples.ts';
 
-const dataFolder = process.env.BLOCKWISE_DATA ?? fileURLToPath(new URL('../../../../shared/data', import.meta.url));
-const hasData = existsSync(dataFolder);
-if (!hasData) console.log(`skipping tests on real data: ${dataFolder} is missing (set BLOCKWISE_DATA)`);
+const hasData = existsSync(sharedData);
+if (!hasData) console.log(`skipping tests on real data: ${sharedData} is missing (set BLOCKWISE_DATA)`);
 
 const packages = new URL('../../../packages/', import.meta.url);
 const read = (path: string): unknown => JSON.parse(readFileSync(new URL(path, packages), 'utf8'));
@@ -47,7 +45,7 @@ describe.skipIf(!hasData)('quantisation-aware training of stories260K', () => {
       inputIds.map((ids, row) => ({ inputIds: Int32Array.from(ids), labels: Int32Array.from(labels[row]) })),
     );
     const source = createBatches(examples, { batchSize: 2, padId: 0, cutoffLen: examples[0].inputIds.length });
-    const { model: stories } = openLlama(join(dataFolder, 'models/stories260K'), { dtype: 'float32' });
+    const { model: stories } = openLlama(join(sharedData, 'models/stories260K'), { dtype: 'float32' });
     const { name, weights, activations, learningRate, noise } = record;
     const model = quantizationAware(stories, { ...weights, activations: activations ?? undefined });
     const optimizer = adamW({ learningRate, weightDecay: 0 })([...model.parameters.values()]);
