@@ -85,11 +85,14 @@ export const together =
     };
   };
 
+/** LOMO, with loss scaling where weights are float16. */
 export const lomoOf: Factory = (options) => lomo({ ...shared(options), ...lossScaling(options) });
+/** AdaLomo, likewise. */
 export const adaLomoOf: Factory = (options) => adaLomo({ ...shared(options), ...lossScaling(options) });
 /** torch's first scale: from lomo-optim's, 2^32, a run loses its first dozen steps to overflows. */
 const lossScaling = ({ fp16 }: Options) => (fp16 ? { lossScale: { initScale: 2 ** 16 } } : {});
 
+/** GaLore over the weights that --galore_target names. @throws UserError for a part that no name has */
 export const galoreOf: Factory = (options, config) => {
   const { galoreTarget: targets, galoreRank: rank, galoreUpdateInterval: updateProjGap } = options;
   const { galoreScale: scale, galoreProjType: projType, computeDtype } = options;
@@ -156,6 +159,7 @@ export const adapters: CreateOptimizer = (options, trained, trainExamples) => {
 /** The official default of switch_every. */
 const sparseTurn = 100;
 
+/** BlockOptimizerRatio. */
 export const sparse: CreateOptimizer = (options, { parameters }) => {
   const { updateRatio, maskMode, preserveThreshold, keepMask, includeEmbedding, includeLmHead, seed } = options;
   const switchEvery = options.switchBlockEvery === 'auto' ? sparseTurn : options.switchBlockEvery;

@@ -54,6 +54,7 @@ export interface FineTuneControl {
   stream?: NodeJS.WriteStream;
 }
 
+/** How a run ended. */
 export interface FineTuneResult {
   outputDir: string;
   record: RunRecord;

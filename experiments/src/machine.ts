@@ -16,6 +16,7 @@ export interface Machine {
 
 const here = dirname(fileURLToPath(import.meta.url));
 
+/** This machine; asks nvidia-smi for its GPUs. */
 export function describeMachine(): Machine {
   const processors = cpus();
   return {

@@ -19,6 +19,7 @@ export interface Method {
   leavesBase?: true;
 }
 
+/** Every --finetuning_type. */
 export const methods: Record<FinetuningType, Method> = {
   block: { open: openWhole, optimizer: blockwise },
   full: { open: openWhole, optimizer: together() },

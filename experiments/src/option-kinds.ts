@@ -32,6 +32,7 @@ const truth = new Map([
   ...['false', '0', 'no', 'off'].map((word) => [word, false] as const),
 ]);
 
+/** true or false, in several spellings; the bare name is true. */
 export const flag: Kind<boolean> = {
   label: '[true|false]',
   bare: true,
@@ -42,10 +43,12 @@ export const flag: Kind<boolean> = {
   },
 };
 
+/** A finite number. */
 export function real(range: Range = {}): Kind<number> {
   return { label: '<number>', parse: (word) => parseNumber(word, range, false) };
 }
 
+/** A whole number. */
 export function integer(range: Range = {}): Kind<number> {
   return { label: '<integer>', parse: (word) => parseNumber(word, range, true) };
 }

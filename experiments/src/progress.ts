@@ -20,6 +20,7 @@ export interface Progress {
   stop(): void;
 }
 
+/** What progress is shown of, and where. */
 export interface ProgressOptions {
   totalSteps: number;
   /** Steps done before, in a resumed run. */
@@ -34,6 +35,7 @@ export interface ProgressOptions {
 /** Steps whose mean duration (evaluations and checkpoints included) the remaining time is estimated by. */
 const etaWindow = 50;
 
+/** Shows progress on a stream: a bar where it is a terminal. */
 export function createProgress(options: ProgressOptions): Progress {
   const { totalSteps, doneSteps = 0, loggingSteps, stream = process.stdout, now = () => performance.now() } = options;
   const times = [now()];

@@ -43,6 +43,7 @@ export function readPackages(folder = join(root, 'packages')): Package[] {
   return inDependencyOrder(packages);
 }
 
+/** The package of a folder. */
 export function readPackage(folder: string): Package {
   const { name, version, dependencies = {}, devDependencies = {} } = readJson(join(folder, 'package.json')) as Package;
   return { name, version, folder, dependencies, devDependencies };

@@ -14,6 +14,7 @@ import { gigabytes, note, range, round, writeBenchmark, type BenchmarkResult } f
 const seed = 1;
 const limitGB = 8;
 
+/** A benchmark of a model near or above the size of memory. */
 export interface LargeModel {
   /** The Nx target. */
   name: string;

@@ -3,6 +3,7 @@ import { llama_defaults, type LlamaConfig } from '@blockwise/model-zoo';
 /** BLOCKWISE_BENCH_TINY=1: every benchmark runs in seconds on small shapes, to see that it works. Its figures mean nothing. */
 export const tiny = process.env.BLOCKWISE_BENCH_TINY === '1';
 
+/** The model of tiny runs. */
 export const tinyConfig: LlamaConfig = {
   ...llama_defaults,
   vocab_size: 512,

@@ -16,6 +16,7 @@ export interface TextData {
   batches(examples: readonly Example[], batchSize: number): BatchSource;
 }
 
+/** Which part of a dataset is read, and in what rows. */
 export interface TextOptions {
   /** Records taken. */
   count: number;

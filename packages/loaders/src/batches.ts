@@ -35,6 +35,7 @@ export interface BatchState {
   readonly position: number;
 }
 
+/** How examples become batches. */
 export interface BatchOptions {
   /** Rows in a batch. */
   batchSize: number;

@@ -36,6 +36,7 @@ export interface DownloadProgress {
   totalBytes: number;
 }
 
+/** Where the hub's files are kept, which revision of them, and who is told of a download. */
 export interface HubOptions {
   /** Cache folder; default HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub. */
   cacheDir?: string;
@@ -45,6 +46,7 @@ export interface HubOptions {
   onProgress?: (progress: DownloadProgress) => void;
 }
 
+/** Files of one commit of a repository, in the cache. */
 export interface HubSnapshot {
   /** `<cache>/models--org--name/snapshots/<commit>`. */
   folder: string;

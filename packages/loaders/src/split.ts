@@ -4,6 +4,7 @@ import { createRandom, shuffle } from './random.ts';
 /** Set aside from the epochs 0, 1, 2 ... of the same seed, so that the split and the first epoch share no numbers. */
 const splitStream = 2 ** 52;
 
+/** Items to train on, and those that are held out. */
 export interface Split<T> {
   train: T[];
   validation: T[];

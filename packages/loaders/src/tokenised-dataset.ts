@@ -15,6 +15,7 @@ const version = 3;
 /** Records tokenised between two turns of the event loop. */
 const slice = 64;
 
+/** What is tokenised, how, and where the result is kept. */
 export interface TokeniseOptions {
   /** Local datasets: .json, .jsonl, .parquet or .txt files. */
   files: readonly DatasetSource[];
@@ -33,6 +34,7 @@ export interface TokeniseOptions {
   maxSamples?: number;
 }
 
+/** Examples of a dataset, and what became of its records. */
 export interface TokenisedDataset {
   examples: Example[];
   /** Records read. */

@@ -86,6 +86,7 @@ const bitnetFamily: ConfigFamily = {
   },
 };
 
+/** A BitNet's config.json: as a Llama's, and how its files keep the linear weights. */
 export interface BitNetConfigFile extends LlamaConfigFile {
   readonly storage: BitNetStorage;
 }

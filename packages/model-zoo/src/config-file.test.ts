@@ -1,21 +1,16 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 
 import { afterAll, describe, expect, test } from 'vitest';
 
 import { llama2_7b, llama3_1_8b, llama_defaults } from './config.ts';
 import { llamaConfigJson, parseLlamaConfig, readLlamaConfig, writeConfig } from './config-file.ts';
 import type { JsonObject } from './json-object.ts';
+import { haveStories, stories } from './stories.test-support.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'config-'));
 afterAll(() => rmSync(folder, { recursive: true }));
-
-const data = process.env.BLOCKWISE_DATA ?? fileURLToPath(new URL('../../../../shared/data', import.meta.url));
-const stories = join(data, 'models', 'stories260K');
-const haveStories = existsSync(stories);
-if (!haveStories) console.log(`skipped: ${stories} is missing (set BLOCKWISE_DATA)`);
 
 const read = (json: JsonObject): ReturnType<typeof parseLlamaConfig> =>
   parseLlamaConfig({ model_type: 'llama', ...json });

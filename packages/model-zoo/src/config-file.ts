@@ -7,6 +7,7 @@ import type { LlamaConfig, RopeParameters, WeightDtype } from './config.ts';
 import { brief, briefName, isObject, readJsonObject } from './json-object.ts';
 import type { JsonObject } from './json-object.ts';
 
+/** A config.json, understood. */
 export interface LlamaConfigFile {
   readonly config: LlamaConfig;
   /** The file's own object, to be written back with `writeConfig`. */

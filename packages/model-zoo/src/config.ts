@@ -186,6 +186,7 @@ export function llamaTiedWeights(config: LlamaConfig): (readonly [alias: string,
   return config.tie_word_embeddings ? [['lm_head.weight', 'model.embed_tokens.weight']] : [];
 }
 
+/** Numbers of parameters. */
 export interface ParameterCount {
   readonly total: number;
   /** Embedding, each layer, then norm and head together (a tied head counts with the embedding). */

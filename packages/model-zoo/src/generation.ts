@@ -12,6 +12,8 @@ export interface CachedDecoder<State> {
   dispose(state: State): void;
 }
 
+/** What is generated, and what ends it. */
+/** A generated text. */
 export interface GenerationOptions extends SamplingOptions {
   /** Most tokens to generate. */
   maxNewTokens: number;
@@ -25,6 +27,7 @@ export interface GenerationOptions extends SamplingOptions {
   decode?: (ids: readonly number[]) => string;
 }
 
+/** One token of a text, as it comes. */
 export interface GeneratedToken {
   readonly id: number;
   /** Text this token makes certain; '' while a character is incomplete or a stop string may be under way. */

@@ -63,5 +63,5 @@ export { createLlama, type ComputeDtype, type Llama } from './llama.ts';
 export { llamaDecoder, type LlamaCache } from './llama-decoder.ts';
 export { openLlama, saveLlama, type OpenedLlama } from './llama-files.ts';
 export { callStage, stageInputs, type WeightCopies } from './stage-call.ts';
-export { codesAtRest, replaceWeights, stageWeights, storedWeight, weightAtRest } from './stage-weights.ts';
+export { replaceWeights, stageWeights, storedWeight, weightAtRest } from './stage-weights.ts';
 export type { BatchLayout, Context, LinearLayer, Stage, StagedModel, StageWeights } from './stages.ts';

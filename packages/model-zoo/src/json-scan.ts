@@ -1,3 +1,4 @@
+/** What JSON.parse would pass over. */
 export interface JsonScan {
   /** Keys that stand twice in one object, at any depth (JSON.parse keeps the last in silence). */
   duplicateKeys: string[];

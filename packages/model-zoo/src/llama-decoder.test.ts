@@ -1,7 +1,6 @@
 import { cast, initTensorFlow, liveTensors, tf } from '@blockwise/tensorflow';
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { generate, streamGeneration, type GenerationOptions } from './generation.ts';
 import { llamaDecoder } from './llama-decoder.ts';
@@ -10,11 +9,7 @@ import type { Llama } from './llama.ts';
 import { seededRandom } from './random.ts';
 import { chooseToken } from './sampling.ts';
 import { tinyLlama } from './tiny-llama.ts';
-
-const data = process.env.BLOCKWISE_DATA ?? fileURLToPath(new URL('../../../../shared/data', import.meta.url));
-const stories = join(data, 'models', 'stories260K');
-const haveStories = existsSync(stories);
-if (!haveStories) console.log(`skipped: ${stories} is missing (set BLOCKWISE_DATA)`);
+import { haveStories, stories } from './stories.test-support.ts';
 
 /** Made by tools/golden/stories260k.py with transformers; versions inside. */
 interface Golden {

@@ -2,7 +2,6 @@ import { cast, initTensorFlow, liveTensors, readMemory, tf } from '@blockwise/te
 import { createHash } from 'node:crypto';
 import {
   cpSync,
-  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -14,7 +13,6 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { llamaWeightShapes, type LlamaConfig, type WeightDtype } from './config.ts';
 import { llamaConfigJson } from './config-file.ts';
@@ -23,11 +21,7 @@ import type { Llama } from './llama.ts';
 import type { WritableTensor } from './safetensors.ts';
 import { noise, tinyLlama, tinyLlamaConfig } from './tiny-llama.ts';
 import { readEntries, saveWeights } from './weights.ts';
-
-const data = process.env.BLOCKWISE_DATA ?? fileURLToPath(new URL('../../../../shared/data', import.meta.url));
-const stories = join(data, 'models', 'stories260K');
-const haveStories = existsSync(stories);
-if (!haveStories) console.log(`skipped: ${stories} is missing (set BLOCKWISE_DATA)`);
+import { haveStories, stories } from './stories.test-support.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'llama-files-'));
 afterAll(() => rmSync(root, { recursive: true }));

@@ -41,6 +41,7 @@ export function randomWeights(config: LlamaConfig, dtype: WeightDtype = 'float32
   return new Map(weights);
 }
 
+/** A Llama of tinyLlamaConfig() and randomWeights(). */
 export function tinyLlama(settings: Partial<LlamaConfig> = {}, dtype: WeightDtype = 'float32', seed = 1): Llama {
   const config = tinyLlamaConfig(settings);
   return createLlama(config, randomWeights(config, dtype, seed));

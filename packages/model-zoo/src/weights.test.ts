@@ -1,7 +1,6 @@
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 
 import { initTensorFlow } from '@blockwise/tensorflow';
 import { afterAll, beforeEach, describe, expect, test } from 'vitest';
@@ -11,16 +10,12 @@ import { readLlamaConfig } from './config-file.ts';
 import { readSafetensorsHeader, writeSafetensors } from './safetensors.ts';
 import type { WritableTensor } from './safetensors.ts';
 import { areEqual, matchWeights, openWeights, readEntries, saveWeights } from './weights.ts';
+import { haveStories, stories } from './stories.test-support.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'weights-'));
 afterAll(() => rmSync(root, { recursive: true }));
 let folder: string;
 beforeEach(() => void (folder = mkdtempSync(join(root, 'model-'))));
-
-const data = process.env.BLOCKWISE_DATA ?? fileURLToPath(new URL('../../../../shared/data', import.meta.url));
-const stories = join(data, 'models', 'stories260K');
-const haveStories = existsSync(stories);
-if (!haveStories) console.log(`skipped: ${stories} is missing (set BLOCKWISE_DATA)`);
 
 function tensors(sizes: Record<string, number>): [string, WritableTensor][] {
   return Object.entries(sizes).map(([name, size], i) => [

@@ -24,6 +24,7 @@ const partialName = /^\.model.*\.\d+\.partial$/;
 const maxIndexBytes = 100_000_000;
 const pieceBytes = 1 << 20;
 
+/** A weight of a model folder, and the file that holds it. */
 export interface WeightEntry extends SafetensorsEntry {
   /** Path of the file it lies in. */
   readonly file: string;

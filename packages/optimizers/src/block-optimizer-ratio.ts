@@ -24,6 +24,7 @@ import { scatteredIndices } from './scatter-order.ts';
 import { setupDifferences } from './setup-differences.ts';
 import type { UpdateRule } from './update-rule.ts';
 
+/** Every value of maskMode. */
 export const maskModes = ['adjacent', 'scatter'] as const;
 export type MaskMode = (typeof maskModes)[number];
 

@@ -1,6 +1,7 @@
 import { didYouMean } from '@blockwise/errors';
 import { hash } from './hash.ts';
 
+/** Every value of switchMode. */
 export const switchModes = ['random', 'ascending', 'descending', 'fixed'] as const;
 export type SwitchMode = (typeof switchModes)[number];
 

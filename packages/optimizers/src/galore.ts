@@ -20,6 +20,7 @@ import { ParameterOptimizer } from './parameter-optimizer.ts';
 import { computedUpdate, type ComputedUpdate, type StateSpec, type Update, type UpdateRule } from './update-rule.ts';
 import { shrink, weightDecayOf } from './weight-decay.ts';
 
+/** Every value of projType. */
 export const galoreProjTypes = ['std', 'reverse_std', 'left', 'right', 'full'] as const;
 export type GaloreProjType = (typeof galoreProjTypes)[number];
 

@@ -52,6 +52,7 @@ export interface Optimizer {
   dispose(): void;
 }
 
+/** What a JSON file can hold. */
 export type JsonValue = null | boolean | number | string | JsonValue[] | JsonObject;
 export type JsonObject = { [name: string]: JsonValue };
 

@@ -21,6 +21,7 @@ export interface Band {
   label: string;
 }
 
+/** What a chart shows. */
 export interface LineChart {
   title: string;
   /** A second, smaller title line. */

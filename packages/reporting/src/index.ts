@@ -2,7 +2,7 @@ export { lineChart } from './charts.ts';
 export type { Band, LineChart, Series } from './charts.ts';
 export { lossChart } from './loss-chart.ts';
 export { lossCsv } from './loss-table.ts';
-export { adamBytes, badamBytes, memoryMarkdown } from './memory-table.ts';
+export { memoryMarkdown } from './memory-table.ts';
 export { writeReport } from './report.ts';
 export { readRunRecord, runRecordVersion, writeAside, writeRunRecord } from './run-record.ts';
 export type { RunRecord } from './run-record.ts';

@@ -20,6 +20,7 @@ export const attribute = {
   shape: (name: string, value: readonly number[]): Attribute => ({ name, type: attributeKinds.shape, value }),
 };
 
+/** Sizes as C takes them, int64_t[]. */
 export const int64s = (values: readonly number[]) => BigInt64Array.from(values, BigInt);
 
 /** Sets attributes on an eager operation (TFE_Op) or on a graph node (TF_OperationDescription). */

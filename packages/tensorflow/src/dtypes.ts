@@ -9,6 +9,7 @@ type ArrayConstructor =
   | Int32ArrayConstructor
   | BigInt64ArrayConstructor;
 
+/** An element type: its code in C, its size, and the JavaScript array that holds it (of 16-bit floats their bits). */
 export interface DTypeInfo {
   /** TF_DataType of tensorflow/c/tf_datatype.h. */
   readonly code: number;
@@ -16,6 +17,7 @@ export interface DTypeInfo {
   readonly array: ArrayConstructor;
 }
 
+/** Every element type that this package carries. */
 export const dtypes = {
   float32: { code: 1, bytes: 4, array: Float32Array },
   float64: { code: 2, bytes: 8, array: Float64Array },

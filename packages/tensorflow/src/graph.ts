@@ -15,6 +15,7 @@ export interface Symbol {
 const firstSymbol = 2 ** 52;
 let nextSymbol = firstSymbol;
 
+/** Whether an identifier is that of a symbol, which has no values yet, not that of a tensor. */
 export const isSymbol = (id: number) => id >= firstSymbol;
 
 /** Inputs of these operations that form a list (`TF_AddInputList`): all of them, or all but the last. */

@@ -425,4 +425,5 @@ export async function withRuntime<T>(other: TensorRuntime, body: () => Promise<T
 /** Whether values are imagined now (see rehearse()): work on them in JavaScript would be in vain. */
 export const isRehearsal = () => standIn !== undefined;
 
+/** Whether initTensorFlow() has loaded the library. */
 export const hasRuntime = () => runtime !== undefined;

@@ -1,7 +1,7 @@
 import { adam8bit, adamW8bit } from '@blockwise/optimizers';
 import { initTensorFlow, liveTensors } from '@blockwise/tensorflow';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { hasData } from './stories-data.ts';
+import { hasData } from './stories-data.test-support.ts';
 import { largestRelative, readGolden, storiesLosses } from './stories-run.test-support.ts';
 
 /** 40 steps of bitsandbytes' Adam8bit and AdamW8bit on stories260K, made by tools/golden/adam8bit.py; versions inside. */

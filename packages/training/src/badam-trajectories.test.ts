@@ -12,7 +12,7 @@ import { readFileSync } from 'node:fs';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { clipCoefficient, clipGradient, sumOfSquares } from './gradient-clipping.ts';
 import { createMicroBatch, disposeMicroBatch } from './micro-batch.ts';
-import { hasData } from './stories-data.ts';
+import { hasData } from './stories-data.test-support.ts';
 import { openStories } from './stories-model.test-support.ts';
 import type { Gradient } from './open-gradients.ts';
 import { StageWalk } from './stage-walk.ts';

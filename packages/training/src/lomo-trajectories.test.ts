@@ -1,7 +1,7 @@
 import { adaLomo, lomo } from '@blockwise/optimizers';
 import { initTensorFlow, liveTensors } from '@blockwise/tensorflow';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { hasData } from './stories-data.ts';
+import { hasData } from './stories-data.test-support.ts';
 import { largestRelative, readGolden, storiesSteps } from './stories-run.test-support.ts';
 import { lossesOf } from './tiny-model.test-support.ts';
 

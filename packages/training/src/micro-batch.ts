@@ -37,6 +37,7 @@ export function createMicroBatch(
   return { ids: tf.tensor1d(batch.inputIds, 'int32'), context, ...predictingRows(batch) };
 }
 
+/** Frees the tensors of createMicroBatch(). */
 export function disposeMicroBatch({ ids, context }: MicroBatch): void {
   tf.dispose([ids, ...context]);
 }

@@ -11,7 +11,7 @@ import {
 import { initTensorFlow, liveTensors } from '@blockwise/tensorflow';
 import { readFileSync } from 'node:fs';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { hasData } from './stories-data.ts';
+import { hasData } from './stories-data.test-support.ts';
 import { goldenBatches, openStories } from './stories-model.test-support.ts';
 import { torchRandperm } from './torch-random.test-support.ts';
 import { train } from './train.ts';

@@ -3,7 +3,7 @@ import { createLlama, openLlama, type Llama } from '@blockwise/model-zoo';
 import { RawTensor } from '@blockwise/tensorflow';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { dataFolder } from './stories-data.ts';
+import { dataFolder } from './stories-data.test-support.ts';
 
 /** stories260K in float32, its head tied as it is or a copy of the embedding of its own. */
 export function openStories(tied: boolean): Llama {

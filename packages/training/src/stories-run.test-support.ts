@@ -3,7 +3,7 @@ import { openLlama } from '@blockwise/model-zoo';
 import type { OptimizerFactory } from '@blockwise/optimizers';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { dataFolder } from './stories-data.ts';
+import { dataFolder } from './stories-data.test-support.ts';
 import { lossesOf, trainOptions } from './tiny-model.test-support.ts';
 import { train, type TrainOptions } from './train.ts';
 

@@ -87,6 +87,7 @@ export interface TrainParts {
   save?: (state: TrainState) => Promise<void>;
 }
 
+/** What a run did, and what it held at most. */
 export interface TrainResult {
   readonly steps: readonly StepRecord[];
   readonly validation: readonly ValidationRecord[];

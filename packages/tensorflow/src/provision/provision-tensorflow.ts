@@ -11,6 +11,7 @@ import { consoleProgress, type ProgressDisplay, type ProvisionProgress } from '.
 import { hostPlatform, libcSuffix, libraryNames, lockedWheel, tensorFlowLock } from './tensorflow-lock.ts';
 import type { LockedWheel, TensorFlowLock, TensorFlowVariant } from './tensorflow-lock.ts';
 
+/** Which library is wanted, and who is told how far its download is. */
 export interface ProvisionOptions {
   /** The build to find or fetch; default `cpu`. */
   variant?: TensorFlowVariant;
