@@ -116,13 +116,11 @@ describe("the official readme's command", () => {
     }
   });
 
-  it('covers what the issue names', () => {
-    const named =
-      'bf16 cutoff_len seed resume_from_checkpoint warmup_ratio weight_decay include_embedding include_lm_head max_steps ' +
-      'start_block';
+  it('leaves out options that are there under the names of BAdam and LLaMA-Factory', () => {
     const known = (Object.keys(optionTable) as OptionName[]).map(typedName);
-    expect(known).toEqual(expect.arrayContaining(named.split(' ')));
-    expect(known).toEqual(expect.arrayContaining((Object.keys(expected) as OptionName[]).map(typedName)));
+    const named = 'bf16 cutoff_len seed resume_from_checkpoint warmup_ratio weight_decay max_steps';
+    const ofBAdam = 'include_embedding include_lm_head start_block';
+    expect(known).toEqual(expect.arrayContaining(`${named} ${ofBAdam}`.split(' ')));
   });
 });
 

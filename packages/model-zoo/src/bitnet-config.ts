@@ -1,6 +1,12 @@
 import { join } from 'node:path';
 import { llama_defaults, llamaLayerShapes, llamaWeightShapes, type LlamaConfig } from './config.ts';
-import { llamaConfigJson, parseConfigOf, type ConfigFamily, type LlamaConfigFile } from './config-file.ts';
+import {
+  llamaConfigJson,
+  maxConfigBytes,
+  parseConfigOf,
+  type ConfigFamily,
+  type LlamaConfigFile,
+} from './config-file.ts';
 import { brief, isObject, readJsonObject, type JsonObject } from './json-object.ts';
 
 /** transformers' BitNetConfig(), which is also the shape of microsoft/bitnet-b1.58-2B-4T (whose head is tied). */
@@ -75,7 +81,11 @@ const bitnetFamily: ConfigFamily = {
   ownProblems(json) {
     const problems: string[] = [];
     readStorage(json, problems);
-    const { hidden_size = bitnet_defaults.hidden_size, head_dim, num_attention_heads: heads = 20 } = json;
+    const {
+      hidden_size = bitnet_defaults.hidden_size,
+      head_dim,
+      num_attention_heads: heads = bitnet_defaults.num_attention_heads,
+    } = json;
     if (typeof head_dim === 'number' && head_dim * Number(heads) !== hidden_size)
       problems.push(
         `head_dim: found ${head_dim}, expected hidden_size / num_attention_heads: attn_sub_norm is as wide`,
@@ -97,7 +107,7 @@ export interface BitNetConfigFile extends LlamaConfigFile {
  */
 export function readBitNetConfig(folder: string): BitNetConfigFile {
   const path = join(folder, 'config.json');
-  return parseBitNetConfig(readJsonObject(path, 10_000_000), path);
+  return parseBitNetConfig(readJsonObject(path, maxConfigBytes), path);
 }
 
 /** `readBitNetConfig` of an object already parsed; `path` is for its messages. */

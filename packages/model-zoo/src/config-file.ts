@@ -16,7 +16,8 @@ export interface LlamaConfigFile {
   readonly warnings: readonly string[];
 }
 
-const maxConfigBytes = 10_000_000;
+/** Many times any config.json. */
+export const maxConfigBytes = 10_000_000;
 const configFile = 'config.json';
 
 /**

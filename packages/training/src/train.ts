@@ -120,12 +120,15 @@ export async function train(parts: TrainParts): Promise<TrainResult> {
   }
 }
 
+/** What a step holds in memory, beside its activations. */
+const heldKinds = ['gradientBytes', 'parameterBytes', 'stateBytes'] as const;
+
 async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResult> {
   const { model, optimizer, batches, options, resume, signal } = parts;
   const steps = [...(resume?.steps ?? [])];
   const validation = [...(resume?.validation ?? [])];
   const timing = { update: 0, evaluation: 0 };
-  let [gradientBytes, parameterBytes, stateBytes] = [0, 0, 0];
+  const most = { gradientBytes: 0, parameterBytes: 0, stateBytes: 0 };
   if (resume) {
     optimizer.restore(resume.optimizer);
     batches.restore(resume.data);
@@ -153,30 +156,19 @@ async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResul
     const step = steps.length + 1;
     const { microBatches, tokens, examples, epoch } = takeMicroBatches(model, batches, options, step);
     const factor = learningRateFactor(options.lrSchedulerType, step - 1, options.totalSteps, options.warmupSteps);
+    const learningRate = options.learningRate * factor;
     const block = optimizer.currentBlock?.index ?? null;
     const trained = optimizer.trainable;
-    optimizer.learningRate = options.learningRate * factor;
+    optimizer.learningRate = learningRate;
     const result = await trainStep(walk, model, optimizer, microBatches, options).finally(() =>
       microBatches.forEach(disposeMicroBatch),
     );
+    const { loss, gradNorm, skipped, held } = result;
     timing.update += result.updateSeconds;
-    gradientBytes = Math.max(gradientBytes, result.gradientBytes);
-    parameterBytes = Math.max(parameterBytes, result.parameterBytes);
-    stateBytes = Math.max(stateBytes, result.stateBytes);
-    const { loss, gradNorm, skipped } = result;
+    for (const kind of heldKinds) most[kind] = Math.max(most[kind], held[kind]);
     const seconds = (performance.now() - begin) / 1000;
-    steps.push({
-      step,
-      epoch,
-      loss,
-      learningRate: options.learningRate * factor,
-      gradNorm,
-      block,
-      tokens,
-      examples,
-      seconds,
-      ...(skipped && { skipped }),
-    });
+    const record = { step, epoch, loss, learningRate, gradNorm, block, tokens, examples, seconds };
+    steps.push({ ...record, ...(skipped && { skipped }) });
     parts.onStep?.(steps[steps.length - 1]);
 
     const last = step === options.totalSteps;
@@ -193,8 +185,7 @@ async function trainWith(walk: StageWalk, parts: TrainParts): Promise<TrainResul
   const activationBytes = walk.activationBytes;
   const interrupted = steps.length < options.totalSteps;
   return {
-    ...{ steps, validation, compiledVariants, interrupted },
-    ...{ gradientBytes, parameterBytes, stateBytes, activationBytes },
+    ...{ steps, validation, compiledVariants, interrupted, ...most, activationBytes },
     timing: { forward, backward, compile, ...timing },
   };
 }
@@ -275,7 +266,7 @@ async function trainStep(
   optimizer.endStep();
   updateSeconds += (performance.now() - begin) / 1000;
   const gradNorm = measured && !skipped ? measured.norm : null;
-  return { loss, gradNorm, skipped, updateSeconds, gradientBytes, parameterBytes, stateBytes };
+  return { loss, gradNorm, skipped, updateSeconds, held: { gradientBytes, parameterBytes, stateBytes } };
 }
 
 /** Bytes of a model's weights, of which so many are an optimizer's masters: those of active parameters, or of some entries beside them. */

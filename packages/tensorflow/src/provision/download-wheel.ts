@@ -118,8 +118,8 @@ async function largestFile(folder: string): Promise<number> {
   return largest;
 }
 
-function lastLines(output: string, count = 12): string {
-  const lines = output.trimEnd().split('\n').slice(-count);
+function lastLines(output: string): string {
+  const lines = output.trimEnd().split('\n').slice(-12);
   return lines.map((line) => `    ${line}`).join('\n');
 }
 
