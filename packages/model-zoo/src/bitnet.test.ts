@@ -21,7 +21,7 @@ import type { JsonObject } from './json-object.ts';
 import { llamaDecoder } from './llama-decoder.ts';
 import { saveLlama } from './llama-files.ts';
 import { stageWeights } from './stage-weights.ts';
-import { tinyLlama } from './tiny-llama.ts';
+import { tinyLlama } from './tiny-llama.test-support.ts';
 
 /** Made by tools/golden/bitnet.py with transformers; versions inside. */
 interface Golden {

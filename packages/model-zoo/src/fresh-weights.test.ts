@@ -7,7 +7,7 @@ import { llamaWeightShapes } from './config.ts';
 import { freshLlama, saveFreshLlama, saveHollowLlama } from './fresh-weights.ts';
 import type { Llama } from './llama.ts';
 import { openLlama } from './llama-files.ts';
-import { tinyLlamaConfig } from './tiny-llama.ts';
+import { tinyLlamaConfig } from './tiny-llama.test-support.ts';
 
 const config = { ...tinyLlamaConfig({ attention_bias: true }), vocab_size: 2000, hidden_size: 64, head_dim: 16 };
 const folder = mkdtempSync(join(tmpdir(), 'fresh-llama-'));

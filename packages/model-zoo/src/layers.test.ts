@@ -12,7 +12,7 @@ import {
 import { beforeAll, describe, expect, it } from 'vitest';
 import { attention, bfloat16Linear, embedding, linear, plainLinear, rmsNorm, rotary, swiglu } from './layers.ts';
 import { replaceWeights, stageWeights } from './stage-weights.ts';
-import { noise } from './tiny-llama.ts';
+import { noise } from './tiny-llama.test-support.ts';
 
 /** A layer under test beside the same thing in plain TensorFlow.js, whose autodiff is the judge of our gradients. */
 interface LayerCase {

@@ -1,5 +1,5 @@
-import { stagedModelContract } from './staged-model-contract.ts';
-import { tinyLlama } from './tiny-llama.ts';
+import { stagedModelContract } from './staged-model-contract.test-support.ts';
+import { tinyLlama } from './tiny-llama.test-support.ts';
 import type { LlamaConfig } from './config.ts';
 
 const configurations: Record<string, Partial<LlamaConfig>> = {

@@ -8,7 +8,7 @@ import { openLlama } from './llama-files.ts';
 import type { Llama } from './llama.ts';
 import { seededRandom } from './random.ts';
 import { chooseToken } from './sampling.ts';
-import { tinyLlama } from './tiny-llama.ts';
+import { tinyLlama } from './tiny-llama.test-support.ts';
 import { haveStories, stories } from './stories.test-support.ts';
 
 /** Made by tools/golden/stories260k.py with transformers; versions inside. */

@@ -19,7 +19,7 @@ import { llamaConfigJson } from './config-file.ts';
 import { openLlama, saveLlama } from './llama-files.ts';
 import type { Llama } from './llama.ts';
 import type { WritableTensor } from './safetensors.ts';
-import { noise, tinyLlama, tinyLlamaConfig } from './tiny-llama.ts';
+import { noise, tinyLlama, tinyLlamaConfig } from './tiny-llama.test-support.ts';
 import { readEntries, saveWeights } from './weights.ts';
 import { haveStories, stories } from './stories.test-support.ts';
 

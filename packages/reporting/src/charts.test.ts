@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { createCanvas, GlobalFonts, loadImage, type SKRSContext2D } from '@napi-rs/canvas';
 import { describe, expect, it, vi } from 'vitest';
 import { lineChart, type LineChart } from './charts.ts';
-import { exampleRunRecord } from './example-run-record.ts';
+import { exampleRunRecord } from './example-run-record.test-support.ts';
 import { lossChart, smooth } from './loss-chart.ts';
 import { lossCsv } from './loss-table.ts';
 import { writeReport } from './report.ts';

@@ -2,7 +2,7 @@ import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { exampleRunRecord } from './example-run-record.ts';
+import { exampleRunRecord } from './example-run-record.test-support.ts';
 import { readRunRecord, writeAside, writeRunRecord } from './run-record.ts';
 
 /** A record whose fields may be given values that its type forbids. */

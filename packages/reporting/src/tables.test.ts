@@ -1,6 +1,6 @@
 import Papa from 'papaparse';
 import { describe, expect, it } from 'vitest';
-import { exampleRunRecord } from './example-run-record.ts';
+import { exampleRunRecord } from './example-run-record.test-support.ts';
 import { lossCsv } from './loss-table.ts';
 import { adamBytes, badamBytes, memoryMarkdown } from './memory-table.ts';
 import { csvTable, markdownTable } from './tables.ts';

@@ -2,7 +2,7 @@ import { cast, compile, initTensorFlow, liveTensors, tf } from '@blockwise/tenso
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { callStage, stageInputs } from './stage-call.ts';
 import type { BatchLayout, Context, Stage, StagedModel, StageWeights } from './stages.ts';
-import { noise } from './tiny-llama.ts';
+import { noise } from './tiny-llama.test-support.ts';
 
 /**
  * For tests only: what training, evaluation and generation rely on in every staged model. Call it at the top of a model's test file, once
