@@ -11,6 +11,7 @@ import {
   type DatasetFiles,
   type Example,
   type Template,
+  type TokenisedDataset,
   type Tokenizer,
 } from '@blockwise/loaders';
 import { readJsonObject } from '@blockwise/model-zoo';
@@ -59,13 +60,7 @@ export async function prepareData(
   });
   const { examples } = set;
   if (options.template === null) note(`template: ${templateName}`);
-  note(
-    `data: ${files.join(', ')}: ${examples.length} examples from ${set.records} records` +
-      `${set.truncated > 0 ? `, ${set.truncated} cut to ${options.cutoffLen} tokens` : ''}` +
-      `${set.skipped > 0 ? `, ${set.skipped} left out: no answer, or turns that do not alternate${set.firstSkipped ? ` (the first: ${set.firstSkipped})` : ''}` : ''}` +
-      `${set.dropped > 0 ? `, ${set.dropped} dropped: nothing to learn within ${options.cutoffLen} tokens` : ''}` +
-      `${set.fromCache ? ' (tokenised before)' : ''}`,
-  );
+  note(`data: ${files.join(', ')}: ${describeSet(set, options.cutoffLen)}`);
   const { train, validation } = splitDataset(examples, options.valSize, options.seed);
   // NaN, beyond which nothing lies, where config.json does not say.
   const vocabulary = Number(readJsonObject(join(modelFolder, 'config.json'), 2 ** 20).vocab_size);
@@ -73,40 +68,33 @@ export async function prepareData(
   // A padding token that was added for the tokenizer alone has no row in the embedding. Padding is never looked at: any other does.
   const pad = tokenizer.pad?.id ?? 0;
   const padId = pad < vocabulary ? pad : 0;
+  const { cutoffLen, groupByLength, gradientAccumulationSteps, seed } = options;
   const batches = createBatches(train, {
-    ...{ batchSize: options.perDeviceTrainBatchSize, padId, shuffle: true, seed: options.seed },
-    ...{
-      groupByLength: options.groupByLength,
-      gradientAccumulationSteps: options.gradientAccumulationSteps,
-      packing: options.packing ? 'packed' : 'none',
-      cutoffLen: options.cutoffLen,
-    },
+    ...{ batchSize: options.perDeviceTrainBatchSize, padId, shuffle: true, seed, cutoffLen },
+    ...{ groupByLength, gradientAccumulationSteps, packing: options.packing ? 'packed' : 'none' },
   });
-  const validationBatches =
-    validation.length > 0
-      ? createBatches(validation, {
-          batchSize: options.perDeviceEvalBatchSize,
-          padId,
-          groupByLength: true,
-          cutoffLen: options.cutoffLen,
-        })
-      : undefined;
-  const labelTokens = train.reduce(
-    (sum, { labels }) => sum + labels.reduce((count, label) => count + (label === ignoreIndex ? 0 : 1), 0),
-    0,
-  );
+  const evaluated = { batchSize: options.perDeviceEvalBatchSize, padId, groupByLength: true, cutoffLen };
+  const validationBatches = validation.length > 0 ? createBatches(validation, evaluated) : undefined;
   return {
-    tokenizer,
-    template,
-    files,
-    train,
-    validation,
-    batches,
-    validationBatches,
-    sha256: digest(examples),
-    labelTokens,
+    ...{ tokenizer, template, files, train, validation, batches, validationBatches },
+    ...{ sha256: digest(examples), labelTokens: labelTokensOf(train) },
   };
 }
+
+/** What became of a dataset's records, in words. */
+function describeSet(set: TokenisedDataset, cutoffLen: number): string {
+  const first = set.firstSkipped ? ` (the first: ${set.firstSkipped})` : '';
+  return [
+    `${set.examples.length} examples from ${set.records} records`,
+    set.truncated > 0 ? `, ${set.truncated} cut to ${cutoffLen} tokens` : '',
+    set.skipped > 0 ? `, ${set.skipped} left out: no answer, or turns that do not alternate${first}` : '',
+    set.dropped > 0 ? `, ${set.dropped} dropped: nothing to learn within ${cutoffLen} tokens` : '',
+    set.fromCache ? ' (tokenised before)' : '',
+  ].join('');
+}
+
+const labelTokensOf = (examples: readonly Example[]) =>
+  examples.reduce((sum, { labels }) => sum + labels.filter((label) => label !== ignoreIndex).length, 0);
 
 /** The model must have every token of the examples. */
 function needTokens(examples: readonly Example[], vocabulary: number, tokenizer: Tokenizer): void {

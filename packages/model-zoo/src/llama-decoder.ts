@@ -23,33 +23,9 @@ const piece = 64;
  */
 export function llamaDecoder(model: Llama): CachedDecoder<LlamaCache> {
   const { config, stages } = model;
-  const [bottom] = stages;
   const layers = stages.slice(1, -1);
-  const head = stages[stages.length - 1];
   const { num_key_value_heads: K, head_dim: D, hidden_size: H } = config;
-
-  const embed = compile('decode_embedding', (...inputs) => {
-    const { weights, rest } = stageInputs(bottom, inputs);
-    return [bottom.forward(weights, rest[0], [])];
-  });
-  // One function for each kind of layer, as adapters may be on some only.
-  const layerFunctions = new Map<string, CompiledFunction>();
-  const layerFunction = (stage: Stage): CompiledFunction => {
-    const known = layerFunctions.get(stage.kind);
-    if (known) return known;
-    const fn = compile('decode_layer', (...inputs) => {
-      const { weights, rest } = stageInputs(stage, inputs);
-      const [x, cos, sin, mask, keys, values, place] = rest;
-      const result = model.decoderLayer(config, weights, x, [cos, sin, mask], stage.linear, { keys, values, place });
-      return [result.y, result.keys, result.values];
-    });
-    layerFunctions.set(stage.kind, fn);
-    return fn;
-  };
-  const project = compile('decode_head', (...inputs) => {
-    const { weights, rest } = stageInputs(head, inputs);
-    return [llamaHead(config, weights, rest[0], head.linear)];
-  });
+  const { embed, decode, project } = decoderFunctions(model);
 
   /** Feeds `ids`, at most 64 and filled up to 1 or 64; returns the hidden state of the last real one: float32 [1, H]. */
   const feed = async (ids: Int32Array, cache: LlamaCache): Promise<tf.Tensor> => {
@@ -59,11 +35,10 @@ export function llamaDecoder(model: Llama): CachedDecoder<LlamaCache> {
     padded.set(ids);
     const inputs = stepTensors(model, cache, ids.length, T);
     const idTensor = tf.tensor1d(padded, 'int32');
-    let [x] = await callStage(embed, bottom, [idTensor]);
+    let [x] = await embed(idTensor);
     for (const [i, stage] of layers.entries()) {
       const { keys, values } = cache.layers[i];
-      const own = [x, ...inputs.context, keys, values, inputs.place];
-      const [y, newKeys, newValues] = await callStage(layerFunction(stage), stage, own);
+      const [y, newKeys, newValues] = await decode(stage, [x, ...inputs.context, keys, values, inputs.place]);
       tf.dispose([x, keys, values]);
       cache.layers[i] = { keys: newKeys, values: newValues };
       x = y;
@@ -87,12 +62,42 @@ export function llamaDecoder(model: Llama): CachedDecoder<LlamaCache> {
         hidden?.dispose();
         hidden = await feed(ids.slice(from, from + piece), cache);
       }
-      const [logits] = await callStage(project, head, [hidden!]);
+      const [logits] = await project(hidden!);
       const values = (await logits.data()) as Float32Array;
       tf.dispose([hidden!, logits]);
       return values;
     },
     dispose: ({ layers }) => layers.forEach(({ keys, values }) => tf.dispose([keys, values])),
+  };
+}
+
+/** The model's stages over one piece of a text, compiled on first use: one function for each kind of layer, as adapters may be on some only. */
+function decoderFunctions({ config, stages, decoderLayer }: Llama) {
+  const [bottom, head] = [stages[0], stages[stages.length - 1]];
+  const embed = compile('decode_embedding', (...inputs) => {
+    const { weights, rest } = stageInputs(bottom, inputs);
+    return [bottom.forward(weights, rest[0], [])];
+  });
+  const layerOf = (stage: Stage) =>
+    compile('decode_layer', (...inputs) => {
+      const { weights, rest } = stageInputs(stage, inputs);
+      const [x, cos, sin, mask, keys, values, place] = rest;
+      const result = decoderLayer(config, weights, x, [cos, sin, mask], stage.linear, { keys, values, place });
+      return [result.y, result.keys, result.values];
+    });
+  const layers = new Map<string, CompiledFunction>();
+  const project = compile('decode_head', (...inputs) => {
+    const { weights, rest } = stageInputs(head, inputs);
+    return [llamaHead(config, weights, rest[0], head.linear)];
+  });
+  return {
+    embed: (ids: tf.Tensor) => callStage(embed, bottom, [ids]),
+    decode: (stage: Stage, inputs: readonly tf.Tensor[]) => {
+      const layer = layers.get(stage.kind) ?? layerOf(stage);
+      layers.set(stage.kind, layer);
+      return callStage(layer, stage, inputs);
+    },
+    project: (hidden: tf.Tensor) => callStage(project, head, [hidden]),
   };
 }
 

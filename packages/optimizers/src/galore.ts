@@ -58,13 +58,8 @@ export interface GaloreOptions extends AdamOptions {
  * @throws UserError for options out of range.
  */
 export function galore(options: GaloreOptions = {}): OptimizerFactory {
-  const { rank = 128, updateProjGap = 200, scale = 0.25, projType = 'std', correctBias = true } = options;
-  const { computeDtype = 'float32' } = options;
-  const { target = (name) => /attn|mlp/.test(name), eps: epsilon = 1e-6 } = options;
-  const own = notIntegersFrom(1, { rank, updateProjGap });
-  if (!galoreProjTypes.includes(projType))
-    own.push(`projType is ${projType}${didYouMean(projType, galoreProjTypes)}: expected ${galoreProjTypes.join(', ')}`);
-  const settings = adamSettings('GaLore', { ...options, eps: epsilon }, 0, { scale }, own);
+  const settings = galoreSettings(options);
+  const { rank, updateProjGap, scale, projType, correctBias, computeDtype, target } = settings;
   const { learningRate, betas, eps } = settings;
   const isProjected = (name: string, shape: readonly number[]) => shape.length === 2 && target(name);
   const plainStep = adamStep(betas, eps, 'hat');
@@ -114,6 +109,19 @@ export function galore(options: GaloreOptions = {}): OptimizerFactory {
     };
     return new ParameterOptimizer(parameters, { learningRate, states, joint, projection, apply }, options);
   };
+}
+
+/** The options with their defaults. @throws UserError for those out of range */
+function galoreSettings(options: GaloreOptions) {
+  const { rank = 128, updateProjGap = 200, scale = 0.25, projType = 'std', correctBias = true } = options;
+  const { computeDtype = 'float32', target = (name: string) => /attn|mlp/.test(name), eps = 1e-6 } = options;
+  const problems = notIntegersFrom(1, { rank, updateProjGap });
+  if (!galoreProjTypes.includes(projType))
+    problems.push(
+      `projType is ${projType}${didYouMean(projType, galoreProjTypes)}: expected ${galoreProjTypes.join(', ')}`,
+    );
+  const adam = adamSettings('GaLore', { ...options, eps }, 0, { scale }, problems);
+  return { rank, updateProjGap, scale, projType, correctBias, computeDtype, target, ...adam };
 }
 
 type Sides = 'left' | 'right' | 'full';

@@ -107,7 +107,7 @@ export class StageWalk {
     return this.functions.compilation();
   }
 
-  /** Mean cross-entropy over all labels of some batches would divide this sum by `labels`: nats, no gradients. */
+  /** The sum of the cross-entropy, in nats, over a batch's labels, and their number; no gradients. */
   async lossSum(batch: MicroBatch): Promise<{ sum: number; labels: number }> {
     const head = this.model.stages.length - 1;
     const pass = await this.forward(batch, head, head);
