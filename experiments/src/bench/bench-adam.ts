@@ -3,7 +3,7 @@
  * memory. `npx nx run experiments:bench-adam`
  */
 import { adamW } from '@blockwise/optimizers';
-import { describeEngine, initTensorFlow, Parameter, readMemory, tf, toRaw, Variable } from '@blockwise/tensorflow';
+import { describeEngine, initTensorFlow, Parameter, readMemory, takeRaw, tf, Variable } from '@blockwise/tensorflow';
 import { spread } from './spread.ts';
 import { tiny } from './tiny.ts';
 import { gigabytes, note, range, round, writeBenchmark } from './write-benchmark.ts';
@@ -19,12 +19,10 @@ await initTensorFlow();
 /** Parameters with masters, an optimizer over them, and gradients that stay; made without temporaries of random numbers. */
 function block([rows, columns]: readonly [number, number]) {
   const filled = (value: number) => tf.fill([rows, columns], value);
-  const parameters = Array.from({ length: tensors }, (_, i) => {
-    const values = filled(0.02);
-    const parameter = new Parameter(`weight.${i}`, toRaw(values, 'float32'));
-    values.dispose();
-    return parameter;
-  });
+  const parameters = Array.from(
+    { length: tensors },
+    (_, i) => new Parameter(`weight.${i}`, takeRaw(filled(0.02), 'float32')),
+  );
   const optimizer = adamW({ learningRate: 1e-5 })(parameters);
   const gradients = parameters.map((_, i) => filled(0.001 * (i + 1)));
   const update = () => {

@@ -8,14 +8,13 @@ import {
   type JsonObject,
   type StagedModel,
 } from '@blockwise/model-zoo';
-import { cast, MappedFile, toRaw, type Parameter, type RawTensor } from '@blockwise/tensorflow';
+import { cast, MappedFile, takeRaw, toRaw, type Parameter, type RawTensor } from '@blockwise/tensorflow';
 import { existsSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loraDefaults, type LoraConfig } from './lora-config.ts';
 import { adapt, prefix, type Lora, type LoraModel } from './lora-model.ts';
 import { fullName, planLora } from './lora-targets.ts';
-import { atRest } from './parameter-values.ts';
 
 const configFile = 'adapter_config.json';
 const weightsFile = 'adapter_model.safetensors';
@@ -95,7 +94,7 @@ export function loadAdapter<Model extends StagedModel>(
         const stored = file.tensor(offset, shape, dtype);
         const own = ownOf(name);
         if (own) needSameBase(own, name, stored, path);
-        else trained.get(name)!.replace(atRest(cast(stored), 'float32'));
+        else trained.get(name)!.replace(takeRaw(cast(stored), 'float32'));
         stored.dispose();
       }
     } finally {

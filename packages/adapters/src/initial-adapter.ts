@@ -1,6 +1,5 @@
-import { statelessRandom, tf, type RawTensor } from '@blockwise/tensorflow';
+import { statelessRandom, takeRaw, tf, type RawTensor } from '@blockwise/tensorflow';
 import type { LoraConfig } from './lora-config.ts';
-import { atRest } from './parameter-values.ts';
 
 /**
  * The factors that an adapter starts with: see LoraConfig.initLoraWeights (PEFT's lora/layer.py, reset_lora_parameters).
@@ -16,7 +15,7 @@ export function initialAdapter(
   const a = () =>
     initLoraWeights === 'gaussian' ? tf.mul(draw('Normal', [r, inputs], seeds), 1 / r) : uniform([r, inputs], seeds);
   const b = () => (initLoraWeights ? tf.zeros([outputs, r]) : uniform([outputs, r], [~seeds[0], seeds[1]]));
-  return { a: atRest(tf.tidy(a), 'float32'), b: atRest(tf.tidy(b), 'float32') };
+  return { a: takeRaw(tf.tidy(a), 'float32'), b: takeRaw(tf.tidy(b), 'float32') };
 }
 
 /** torch's kaiming_uniform_ with a = sqrt(5): uniform within 1 / sqrt(columns). */

@@ -1,10 +1,10 @@
 import { linearShapes, plainLinear, type Context, type Stage, type StagedModel } from '@blockwise/model-zoo';
-import { Parameter, RawTensor, tf } from '@blockwise/tensorflow';
+import { Parameter, RawTensor, takeRaw, tf } from '@blockwise/tensorflow';
 import { initialAdapter } from './initial-adapter.ts';
 import { loraDefaults, loraScaling, type LoraConfig } from './lora-config.ts';
 import { dropout, loraLinear } from './lora-layer.ts';
 import { planLora, type Copied, type StagePlan, type Target } from './lora-targets.ts';
-import { atRest, valueOf } from './parameter-values.ts';
+import { valueOf } from './parameter-values.ts';
 import { mergeStages, type MergedStages } from './merge.ts';
 
 /** The two factors of one module's update. */
@@ -129,7 +129,7 @@ function adaptStage({ stage, targets, copies }: StagePlan, lora: LoraConfig, see
     // PEFT keeps an adapted module and its bias in a `base_layer`.
     const inside = targets.some(({ local }) => copied.local === `${local}.bias`);
     const name = inside ? copied.name.replace(/bias$/, 'base_layer.bias') : copied.name;
-    return { ...copied, copy: new Parameter(`${prefix}${name}`, atRest(valueOf(copied.parameter), 'float32')) };
+    return { ...copied, copy: new Parameter(`${prefix}${name}`, takeRaw(valueOf(copied.parameter), 'float32')) };
   });
   return { stage, adapters, copies: copied };
 }

@@ -8,11 +8,11 @@ import {
   type Llama,
   type Stage,
 } from '@blockwise/model-zoo';
-import { matMul2d, Parameter, tf, type DType, type RawTensor } from '@blockwise/tensorflow';
+import { matMul2d, Parameter, takeRaw, tf, type DType, type RawTensor } from '@blockwise/tensorflow';
 import { loraScaling, type LoraConfig } from './lora-config.ts';
 import type { AdaptedStage, Adapter, LoraModel } from './lora-model.ts';
 import { fullName, isPacked } from './lora-targets.ts';
-import { atRest, valueOf } from './parameter-values.ts';
+import { valueOf } from './parameter-values.ts';
 import { withExactInputs } from './quantize-model.ts';
 
 /** Stages with merged weights in place of adapters, and what frees those weights. */
@@ -76,7 +76,7 @@ export function mergeAndUnload(model: LoraModel<Llama>, dtype?: DType): Llama {
       const target = isPacked(parameter) ? unpacked : parameter.storageDtype;
       const copied = copies.find((copied) => copied.local === local);
       const adapter = kind === 'weight' ? adapters.find((adapter) => adapter.local === module) : undefined;
-      if (copied) weights.set(name, atRest(valueOf(copied.copy), target));
+      if (copied) weights.set(name, takeRaw(valueOf(copied.copy), target));
       else if (adapter || isPacked(parameter))
         weights.set(name, mergedWeight(stage, module, adapter, model.lora, target));
       else unchanged.push({ name, parameter });
@@ -99,11 +99,11 @@ export function mergeAndUnload(model: LoraModel<Llama>, dtype?: DType): Llama {
 /** W, and s B A where there is an adapter, added in float32 and rounded. */
 function mergedWeight(stage: Stage, module: string, adapter: Adapter | undefined, lora: LoraConfig, dtype: DType) {
   const weight = weightOf(stage, module);
-  if (!adapter) return atRest(weight, dtype);
+  if (!adapter) return takeRaw(weight, dtype);
   const [a, b] = [valueOf(adapter.a), valueOf(adapter.b)];
   const sum = tf.tidy(() => tf.add(weight, tf.mul(matMul2d(b, a), loraScaling(lora))));
   tf.dispose([weight, a, b]);
-  return atRest(sum, dtype);
+  return takeRaw(sum, dtype);
 }
 
 const tiedIn = ({ adapted }: LoraModel, parameter: Parameter) =>

@@ -1,4 +1,4 @@
-import { dtypes, statelessRandom, tf, toRaw, type RawTensor } from '@blockwise/tensorflow';
+import { dtypes, statelessRandom, takeRaw, tf } from '@blockwise/tensorflow';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { llamaWeightShapes, parameterCount, type LlamaConfig, type WeightDtype } from './config.ts';
@@ -77,12 +77,7 @@ export async function saveHollow(
 /** Every weight, and how to make it. */
 function plan(config: LlamaConfig, { seed, dtype = 'float32' }: FreshOptions, shapes = llamaWeightShapes(config)) {
   return [...shapes].map(([name, shape], index) => {
-    const draw = (): RawTensor => {
-      const values = exact(name, shape, config.initializer_range, [seed, index]);
-      const stored = toRaw(values, dtype);
-      values.dispose();
-      return stored;
-    };
+    const draw = () => takeRaw(exact(name, shape, config.initializer_range, [seed, index]), dtype);
     return { name, shape, draw };
   });
 }

@@ -1,5 +1,5 @@
 import { UserError } from '@blockwise/errors';
-import { takeFloat32, toRaw, type Parameter, type RawTensor } from '@blockwise/tensorflow';
+import { takeFloat32, takeRaw, type Parameter, type RawTensor } from '@blockwise/tensorflow';
 import { existsSync } from 'node:fs';
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -63,10 +63,7 @@ export function tiedAsStored<File extends LlamaConfigFile>(read: File, { entries
 /** A stored weight in another dtype; consumes it. */
 export function weightInDtype(stored: RawTensor, dtype: WeightDtype | undefined): RawTensor {
   if (!dtype || stored.dtype === dtype) return stored;
-  const values = takeFloat32(stored);
-  const converted = toRaw(values, dtype);
-  values.dispose();
-  return converted;
+  return takeRaw(takeFloat32(stored), dtype);
 }
 
 /** Files beside the weights that a model folder takes along. */

@@ -1,4 +1,4 @@
-import { elementCount, RawTensor, tf, toRaw } from '@blockwise/tensorflow';
+import { elementCount, takeRaw, tf, type RawTensor } from '@blockwise/tensorflow';
 import { llama_defaults, llamaWeightShapes, type LlamaConfig, type WeightDtype } from './config.ts';
 import { createLlama, type Llama } from './llama.ts';
 import { seededRandom } from './random.ts';
@@ -33,10 +33,7 @@ export function randomWeights(config: LlamaConfig, dtype: WeightDtype = 'float32
     const values = noise(elementCount(shape), 1000 * seed + i).map((x) =>
       name.includes('norm') ? 1 + 0.3 * x : 0.35 * x,
     );
-    const exact = tf.tensor(values, [...shape]);
-    const stored = toRaw(exact, dtype);
-    exact.dispose();
-    return [name, stored] as const;
+    return [name, takeRaw(tf.tensor(values, [...shape]), dtype)] as const;
   });
   return new Map(weights);
 }

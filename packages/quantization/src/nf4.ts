@@ -9,8 +9,8 @@ import {
   operation,
   RawTensor,
   sliceRows,
+  takeRaw,
   tf,
-  toRaw,
   type AnyTensor,
 } from '@blockwise/tensorflow';
 import { dequantizeBlockwise, lookUp, quantizeBlockwise, scaleBlocks, type BlockwiseScheme } from './blockwise.ts';
@@ -120,8 +120,8 @@ function quantizeAbsmax(absmax: Float32Array): Omit<Nf4Weight, 'codes'> {
   const offset = Math.fround(absmax.reduce((sum, value) => sum + value, 0) / absmax.length);
   const centred = tf.tensor1d(absmax.map((value) => value - offset));
   const { codes, absmax: largest } = quantizeBlockwise(centred, nested);
-  const nestedAbsmax = toRaw(largest, 'float32');
-  tf.dispose([centred, largest]);
+  const nestedAbsmax = takeRaw(largest, 'float32');
+  centred.dispose();
   const nestedOffset = RawTensor.fromBytes(new Uint8Array(Float32Array.of(offset).buffer), [], 'float32');
   return { absmax: codes, nestedAbsmax, nestedOffset };
 }

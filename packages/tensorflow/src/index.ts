@@ -51,6 +51,7 @@ export {
   share,
   sliceRows,
   takeFloat32,
+  takeRaw,
   toRaw,
   type AnyTensor,
   type Rounding,

@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs-core';
 import { dtypes, elementCount, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
-import { cast, RawTensor, toRaw, type AnyTensor, type Rounding, type Streaming } from './raw-tensor.ts';
+import { cast, takeRaw, type AnyTensor, type RawTensor, type Rounding, type Streaming } from './raw-tensor.ts';
 import { Variable } from './variable.ts';
 
 /** Bytes that parameters take in memory now, together: see Parameter.byteLength. */
@@ -97,10 +97,7 @@ export class Parameter {
   }
 
   private toStorage(variable: Variable, rounding?: Rounding): RawTensor {
-    const values = variable.read();
-    const stored = toRaw(values, this.storageDtype, rounding);
-    values.dispose();
-    return stored;
+    return takeRaw(variable.read(), this.storageDtype, rounding);
   }
 
   /** A copy of the values in the storage dtype (a trained one rounded to nearest), little-endian: what a model file holds. */

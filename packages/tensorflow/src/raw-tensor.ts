@@ -181,6 +181,13 @@ export function toRaw(x: tf.Tensor, dtype: DType, rounding: Rounding = { mode: '
   return new RawTensor(id, dtype, shape);
 }
 
+/** toRaw(x) of a tensor that is not needed any more: frees it. */
+export function takeRaw(x: tf.Tensor, dtype: DType, rounding?: Rounding): RawTensor {
+  const raw = toRaw(x, dtype, rounding);
+  x.dispose();
+  return raw;
+}
+
 const UINT32 = 22;
 
 /** bfloat16 is the upper half of float32: add 16 random bits to the lower half, let them carry, keep the upper half. */

@@ -7,7 +7,7 @@ import {
   type Llama,
   type LlamaConfig,
 } from '@blockwise/model-zoo';
-import { tf, toRaw } from '@blockwise/tensorflow';
+import { elementCount, takeRaw, tf } from '@blockwise/tensorflow';
 import type { StepRecord, TrainOptions } from './train.ts';
 
 /** For tests only: a small Llama with random weights, and sequences to learn. */
@@ -28,16 +28,12 @@ export function tinyModel(
   };
   const random = createRandom(1);
   const weights = [...llamaWeightShapes(config)].map(([name, shape]) => {
-    const size = shape.reduce((product, n) => product * n, 1);
-    const values = Float32Array.from({ length: size }, () => {
+    const values = Float32Array.from({ length: elementCount(shape) }, () => {
       // Sums of bfloat16 steps of 1/64: exact in all three dtypes.
       const step = (random.below(49) - 24) / 64;
       return name.includes('norm') ? 1 + step : step;
     });
-    const tensor = tf.tensor(values, [...shape]);
-    const raw = toRaw(tensor, dtype);
-    tensor.dispose();
-    return [name, raw] as const;
+    return [name, takeRaw(tf.tensor(values, [...shape]), dtype)] as const;
   });
   return createLlama(config, new Map(weights), options);
 }

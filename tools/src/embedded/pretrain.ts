@@ -18,7 +18,7 @@ import {
   type LlamaConfig,
 } from '@blockwise/model-zoo';
 import { adamW, isNormOrBias } from '@blockwise/optimizers';
-import { describeEngine, elementCount, initTensorFlow, RawTensor, tf, toRaw } from '@blockwise/tensorflow';
+import { describeEngine, elementCount, initTensorFlow, takeRaw, tf, type RawTensor } from '@blockwise/tensorflow';
 import { corpusDocument } from './corpus.ts';
 import { specialTokens } from './tokenizer.ts';
 import { WholeModelLoss } from './whole-model-loss.ts';
@@ -80,9 +80,7 @@ export function freshWeights(config: LlamaConfig, random: Random): Map<string, R
     const values = Float32Array.from({ length: elementCount(shape) }, () =>
       isNormOrBias(name) ? 1 : scale * normal(),
     );
-    const tensor = tf.tensor(values, [...shape]);
-    weights.set(name, toRaw(tensor, 'bfloat16'));
-    tensor.dispose();
+    weights.set(name, takeRaw(tf.tensor(values, [...shape]), 'bfloat16'));
   }
   return weights;
 }
