@@ -17,7 +17,7 @@ import {
   type Bits,
   type WeightScheme,
 } from '@blockwise/quantization';
-import { cast, castAfter, RawTensor, sliceRows, tf, toRaw, type AnyTensor } from '@blockwise/tensorflow';
+import { cast, castAfter, RawTensor, sliceRows, takeRaw, tf, type AnyTensor } from '@blockwise/tensorflow';
 import { inputParameters, roundInput, type ActivationScheme } from './activation-ranges.ts';
 import { adapterProblems } from './lora-targets.ts';
 import { packLayers } from './pack-layers.ts';
@@ -80,9 +80,7 @@ function codesOf(weight: RawTensor, scheme: WeightScheme, name: string): Record<
 function inputsOf(module: string, { activations }: ModelQuantization): Record<string, RawTensor> {
   if (!activations?.ranges) return {};
   const { scale, zeroPoint } = inputParameters(activations.ranges, module, activations);
-  const parts = { input_scale: toRaw(scale, 'float32'), input_zero_point: toRaw(zeroPoint, 'float32') };
-  tf.dispose([scale, zeroPoint]);
-  return parts;
+  return { input_scale: takeRaw(scale, 'float32'), input_zero_point: takeRaw(zeroPoint, 'float32') };
 }
 
 const exact = new WeakMap<LinearLayer, LinearLayer>();

@@ -1,5 +1,5 @@
 import { isObject, UserError } from '@blockwise/errors';
-import { cast, toRaw, tf } from '@blockwise/tensorflow';
+import { takeFloat32, tf, toRaw } from '@blockwise/tensorflow';
 import { notNegative } from './option-checks.ts';
 import type { JsonObject, JsonValue } from './optimizer.ts';
 
@@ -53,9 +53,7 @@ export class DynamicLossScaler {
   /** The gradient as float16 holds it while the loss is scaled: infinite where it overflows. Borrows it, returns a new tensor. */
   throughFloat16(gradient: tf.Tensor): tf.Tensor {
     return tf.tidy(() => {
-      const half = toRaw(tf.mul(gradient, this.scale), 'float16');
-      const rounded = cast(half);
-      half.dispose();
+      const rounded = takeFloat32(toRaw(tf.mul(gradient, this.scale), 'float16'));
       return tf.mul(rounded, 1 / this.scale);
     });
   }

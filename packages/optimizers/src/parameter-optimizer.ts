@@ -5,6 +5,8 @@ import {
   elementCount,
   RawTensor,
   share,
+  takeFloat32,
+  takeRaw,
   tf,
   toRaw,
   Variable,
@@ -323,17 +325,15 @@ function zeros({ dtype = 'float32', shape }: StateSpec, otherwise: readonly numb
 function copyOut(variable: Variable<AnyTensor>): StateTensor {
   const { dtype } = variable;
   const values = variable.read();
-  const raw = values instanceof RawTensor ? values : toRaw(values, dtype);
+  const raw = values instanceof RawTensor ? values : takeRaw(values, dtype);
   const bytes = raw.bytes();
   raw.dispose();
-  values.dispose();
   return { dtype, shape: [...variable.shape], bytes };
 }
 
 function copyIn(variable: Variable<AnyTensor>, { shape, bytes, dtype }: StateTensor): void {
   const raw = RawTensor.fromBytes(bytes, shape, dtype);
-  const values = dtype === 'float32' ? cast(raw) : raw;
+  const values = dtype === 'float32' ? takeFloat32(raw) : raw;
   variable.assign(values);
   values.dispose();
-  raw.dispose();
 }
