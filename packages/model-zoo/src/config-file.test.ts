@@ -210,6 +210,7 @@ describe('warnings', () => {
   });
 
   test('tell that pretraining_tp is ignored', () => {
+    expect(read({ pretraining_tp: { toString: 1 } }).warnings).toEqual([]); // no number, and none can be made of it
     expect(read({ pretraining_tp: 2 }).warnings).toEqual(['pretraining_tp is ignored, as transformers ignores it']);
   });
 });

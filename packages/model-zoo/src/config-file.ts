@@ -116,7 +116,8 @@ export function parseConfigOf(family: ConfigFamily, json: JsonObject, path: stri
   const known = new Set([...Object.keys(config), 'rope_theta', 'rope_scaling', ...harmlessKeys]);
   for (const [key, value] of Object.entries(json))
     if (!family.ownKeys.includes(key)) checkKey(key, value, known, problems, warnings);
-  if (Number(json.pretraining_tp ?? 1) > 1) warnings.push('pretraining_tp is ignored, as transformers ignores it');
+  if (typeof json.pretraining_tp === 'number' && json.pretraining_tp > 1)
+    warnings.push('pretraining_tp is ignored, as transformers ignores it');
   if (problems.length === 0) checkRelations(config, problems);
   if (problems.length > 0) throw UserError.of(path, problems);
   return { config, json, warnings };

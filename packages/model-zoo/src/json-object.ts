@@ -55,7 +55,7 @@ export function briefName(name: string): string {
 }
 
 /** Lines of one kind in one message. */
-const maxListed = 50;
+export const maxListed = 50;
 
 /** The first of many lines for a message, and how many more there are. */
 export function shorten(lines: readonly string[]): string[] {
