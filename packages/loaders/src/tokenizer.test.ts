@@ -235,6 +235,13 @@ describe('loadTokenizer', () => {
     expect(tokenizer.decode([...tokenizer.encode('tea', { addSpecialTokens: false }), 99_999])).toBe('tea');
   });
 
+  it('gives up a chat template that takes too long', () => {
+    writeFileSync(join(folder, 'chat_template.jinja'), '{% for i in range(2000000) %}x{% endfor %}'); // 20 s
+    expect(() => loadTokenizer(folder).applyChatTemplate([])).toThrow(
+      `${folder}: the tokenizer's chat template failed: Script execution timed out after 5000ms`,
+    );
+  }, 20_000);
+
   it('has a fingerprint that changes with each file', () => {
     const before = loadTokenizer(folder).fingerprint;
     expect(loadTokenizer(folder).fingerprint).toBe(before);

@@ -2,6 +2,7 @@ import { UserError } from '@blockwise/errors';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { Script } from 'node:vm';
 import { Template as JinjaTemplate } from '@huggingface/jinja';
 import { Tokenizer as TokenizersJs } from '@huggingface/tokenizers';
 import { appendAddedTokens, refuseWholeWordTokens } from './added-tokens.ts';
@@ -170,6 +171,10 @@ function specialTexts(named: JsonRecord): Set<string | undefined> {
   return new Set(fields.flatMap((name) => [named[name]].flat().map(tokenText)));
 }
 
+/** Milliseconds for the first rendering, which takes a few: a template is a program, from anybody, and may loop without end. */
+const patience = 5000;
+const limited = new Script('render()');
+
 /** `applyChatTemplate`, whose template is parsed on first use: few runs need it. */
 function chatRenderer(
   folder: string,
@@ -180,13 +185,17 @@ function chatRenderer(
   // Those that apply_chat_template always gives.
   const context = { tools: null, documents: null, ...Object.fromEntries(known) };
   let jinja: JinjaTemplate | undefined;
+  let isQuick = false;
   return (messages, { addGenerationPrompt = false } = {}) => {
     if (source === undefined) {
       throw new UserError(`${folder}: the tokenizer has no chat template (chat_template in tokenizer_config.json).`);
     }
     try {
-      jinja ??= new JinjaTemplate(source);
-      return jinja.render({ messages, add_generation_prompt: addGenerationPrompt, ...context });
+      const template = (jinja ??= new JinjaTemplate(source));
+      const render = () => template.render({ messages, add_generation_prompt: addGenerationPrompt, ...context });
+      const text = isQuick ? render() : (limited.runInNewContext({ render }, { timeout: patience }) as string);
+      isQuick = true;
+      return text;
     } catch (error) {
       throw new UserError(`${folder}: the tokenizer's chat template failed: ${(error as Error).message}`);
     }
