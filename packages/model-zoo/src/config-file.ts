@@ -330,6 +330,7 @@ function checkRelations(config: LlamaConfig, problems: string[]): void {
     num_key_value_heads: groups,
     head_dim,
     rope_parameters: rope,
+    rms_norm_eps,
   } = config;
   if (layers > maxLayers) problems.push(`num_hidden_layers: found ${layers}, expected at most ${maxLayers}`);
   if (hidden_size % heads !== 0) {
@@ -339,6 +340,10 @@ function checkRelations(config: LlamaConfig, problems: string[]): void {
     problems.push(`num_key_value_heads: found ${groups}, expected a divisor of num_attention_heads, ${heads}`);
   }
   if (head_dim % 2 !== 0) problems.push(`head_dim: found ${head_dim}, expected an even number: it is rotated in pairs`);
+  // Beyond these limits every output is 0 or NaN, whatever the weights.
+  if (rms_norm_eps > 1) problems.push(`rms_norm_eps: found ${rms_norm_eps}, expected at most 1`);
+  if (rope.rope_theta < 1) problems.push(`rope_theta: found ${rope.rope_theta}, expected at least 1`);
+  if ('factor' in rope && rope.factor < 1) problems.push(`factor: found ${rope.factor}, expected at least 1`);
   if (rope.rope_type === 'llama3' && rope.high_freq_factor <= rope.low_freq_factor) {
     problems.push(
       `high_freq_factor: found ${rope.high_freq_factor}, expected more than low_freq_factor, ${rope.low_freq_factor}`,
