@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -342,6 +342,11 @@ describe('readRecords refuses, naming file, record, field and remedy', () => {
       writeFileSync(join(folder, name), bytes);
       await expect(readRecords(join(folder, name))).rejects.toThrow(`${name}: not UTF-8; convert it`);
     }
+  });
+
+  it('a link to a device, which has no end', async () => {
+    symlinkSync('/dev/zero', join(folder, 'z.json'));
+    await expect(readRecords(join(folder, 'z.json'))).rejects.toThrow('z.json: not a dataset file');
   });
 
   it('missing files, none at all, and files of unlike kinds', async () => {

@@ -115,7 +115,7 @@ export async function readRecords(
 async function readFile(path: string): Promise<unknown[]> {
   if (!existsSync(path)) throw new UserError(`${path}: no such file.`);
   const reader = readers[extname(path).toLowerCase()];
-  if (reader === undefined || statSync(path).isDirectory()) {
+  if (reader === undefined || !statSync(path).isFile()) {
     throw new UserError(`${path}: not a dataset file; expected a file ending in ${Object.keys(readers).join(', ')}.`);
   }
   return await reader(path);

@@ -1,4 +1,4 @@
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -268,6 +268,9 @@ describe('loadTokenizer', () => {
     expect(() => loadTokenizer(folder)).toThrow(
       /tokenizer\.json: not a tokenizer that @huggingface\/tokenizers can run/,
     );
+    rmSync(file);
+    symlinkSync('/dev/zero', file);
+    expect(() => loadTokenizer(folder)).toThrow('tokenizer.json: cannot be read as JSON (a folder or device)');
     rmSync(file);
     expect(() => loadTokenizer(folder)).toThrow(
       `${file}: no such file. A model folder needs a tokenizer.json (a tokenizer.model alone is not read`,

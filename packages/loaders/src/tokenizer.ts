@@ -1,6 +1,6 @@
 import { UserError } from '@blockwise/errors';
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { Script } from 'node:vm';
 import { Template as JinjaTemplate } from '@huggingface/jinja';
@@ -210,6 +210,7 @@ function readJson(path: string, hash: { update(data: Uint8Array): unknown }): Js
     );
   }
   try {
+    if (!statSync(path).isFile()) throw new Error('a folder or device'); // whose bytes may have no end
     const bytes = readFileSync(path);
     hash.update(bytes);
     const value: unknown = JSON.parse(bytes.toString('utf8'));
