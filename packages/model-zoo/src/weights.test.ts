@@ -132,7 +132,7 @@ describe('opening', () => {
     const names = (count: number, name: string) => Array.from({ length: count }, (_, i) => `model.layers.${i}.self_attn.${name}.weight`); // prettier-ignore
     const entries = new Map(names(8000, 'x_proj').map((name) => [name, { dtype: 'float32' as const, shape: [0] }]));
     const expected = new Map(names(8000, 'y_proj').map((name) => [name, [1]]));
-    const start = performance.now(); // took 40 s
+    const start = performance.now(); // 9,000 against 4,000 took 21 s
     expect(() => matchWeights(expected, { folder, entries })).toThrow('and 7950 more like these');
     expect(performance.now() - start).toBeLessThan(10_000);
   });
