@@ -379,7 +379,13 @@ describe('a checkpoint that cannot be gone on from', () => {
     [
       'trainer_state.json null',
       (folder) => writeFileSync(join(folder, 'trainer_state.json'), 'null'),
-      /version undefined, expected 1/,
+      /trainer_state\.json is damaged \(.*expected a JSON object, found null\): resume from an older checkpoint/,
+    ],
+    [
+      'trainer_state.json of brackets',
+      (folder) =>
+        writeFileSync(join(folder, 'trainer_state.json'), `{"version": ${'['.repeat(1e5)}${']'.repeat(1e5)}}`),
+      /trainer_state\.json is damaged \(.*nests deeper than 100 brackets\)/,
     ],
     [
       'trainer_state.json without its parts',

@@ -1,3 +1,4 @@
+import { UserError } from '@blockwise/errors';
 import { existsSync, mkdirSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -7,7 +8,7 @@ import { afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import * as answering from './answer.ts';
 import { capture, command, filesOf, readRecord, scratch, small, startCommand } from './command-run.test-support.ts';
 import { methods } from './methods.ts';
-import { runCommand } from './run-command.ts';
+import { runCommand, tellError } from './run-command.ts';
 
 vi.mock('./answer.ts', { spy: true });
 afterEach(() => void vi.restoreAllMocks());
@@ -24,6 +25,12 @@ async function interruptedAt(begin: string, ...typed: string[]) {
   const code = await runCommand(typed, { stdout: stdout.stream, stderr: stderr.stream });
   return { code, stderr: stderr.text() };
 }
+
+it("an error's message has nothing that a terminal obeys, whatever it quotes", () => {
+  const stderr = capture();
+  expect(tellError(new UserError('record 0 has "\u001b]0;x\u0007\u009b2J"\n  next'), stderr.stream)).toBe(2);
+  expect(stderr.text()).toBe('error: record 0 has "\\x1b]0;x\\x07\\x9b2J"\n  next\n');
+});
 
 describe('Ctrl-C before training', () => {
   const before = () => filesOf(earlier);

@@ -45,8 +45,14 @@ const systemCodes = new Set(['ENOSPC', 'EDQUOT', 'EROFS', 'EACCES', 'EPERM', 'EI
 /** A user's error, or the system's, as its message alone, a bug with its stack. Returns the exit code. */
 export function tellError(error: Error, stderr: NodeJS.WritableStream): number {
   const isBug = !(error instanceof UserError) && !systemCodes.has((error as NodeJS.ErrnoException).code!);
-  stderr.write(isBug ? `${error.stack}\n` : `error: ${error.message}\n`);
+  stderr.write(isBug ? `${error.stack}\n` : `error: ${printable(error.message)}\n`);
   return isBug ? 1 : 2;
+}
+
+/** A message without characters that a terminal obeys: what it quotes may come from anybody's file. */
+function printable(message: string): string {
+  const escape = (control: string) => `\\x${control.charCodeAt(0).toString(16).padStart(2, '0')}`;
+  return message.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, escape);
 }
 
 /** Who read the output may be gone (`| head`; Ctrl-C ends `| tee` too): the run goes on, and saves what it has to save. */

@@ -226,6 +226,14 @@ test('options that mean other mathematics, or are no options, are told at once',
       'layers_pattern is "h": this is not supported',
     ].join('\n  - '),
   );
+  for (const key of ['constructor', '__proto__']) {
+    writeFileSync(path, JSON.stringify(config).replace('{', `{"${key}": 5, `));
+    expect(() => loadAdapter(base, folder)).toThrow(`${path}: ${key} is 5: this is not supported`);
+  }
+  write({ target_modules: '((([a-z_.0-9]+)+)+)+X' }); // takes centuries
+  expect(() => loadAdapter(base, folder)).toThrow('targetModules: the regular expression takes more than a second on ');
+  write({ r: 1e9 });
+  expect(() => loadAdapter(base, folder)).toThrow(`${path}: r is 1000000000, more than adapter_model.safetensors`);
   write({ r: 0 });
   expect(() => loadAdapter(base, folder)).toThrow(`${path}: r is 0, expected a whole number from 1`);
   expect(() => loadAdapter(base, scratch)).toThrow(

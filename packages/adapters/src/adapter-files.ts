@@ -78,9 +78,13 @@ export function loadAdapter<Model extends StagedModel>(
   const lora = readConfig(folder);
   const path = join(folder, weightsFile);
   if (!existsSync(path)) throw new UserError(`${folder}: no ${weightsFile}; in Python, PEFT's save_pretrained() writes one`); // prettier-ignore
+  const all = [...readSafetensorsHeader(path).entries];
+  const ranks = all.filter(([name]) => name.endsWith('.lora_A.weight')).map(([, { shape }]) => shape[0]);
+  // What follows takes memory for this rank before it looks at the weights.
+  if (ranks.length > 0 && ranks.every((rank) => rank < lora.r))
+    throw new UserError(`${join(folder, configFile)}: r is ${lora.r}, more than ${weightsFile} beside it has: the two are of different adapters`); // prettier-ignore
   const model = adapt(base, planLora(base, lora, join(folder, configFile)), lora, seed);
   try {
-    const all = [...readSafetensorsHeader(path).entries];
     const trained = new Map(model.trainable.map((parameter) => [parameter.name, parameter]));
     // PEFT saves the base's weight too where it adapts the head, and embedding and head with save_embedding_layers.
     const frozen = weightsOf(base);
@@ -189,7 +193,7 @@ function readConfig(folder: string): LoraConfig {
     problems.push(`peft_type is ${JSON.stringify(json.peft_type)}, only LORA can be loaded`);
   for (const [key, value] of Object.entries(json)) {
     const isOff = value === null || value === false || (typeof value === 'object' && Object.keys(value).length === 0);
-    if (key in fields) {
+    if (Object.hasOwn(fields, key)) {
       const [ours, read, expected] = fields[key];
       if (value === null) continue;
       lora[ours] = read(value);

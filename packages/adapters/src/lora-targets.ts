@@ -1,6 +1,7 @@
 import { UserError } from '@blockwise/errors';
 import { linearShapes, type Stage, type StagedModel } from '@blockwise/model-zoo';
 import type { Parameter } from '@blockwise/tensorflow';
+import { createContext, Script, type Context } from 'node:vm';
 import { loraConfigProblems, type LoraConfig } from './lora-config.ts';
 import { pythonPattern } from './python-pattern.ts';
 
@@ -99,11 +100,25 @@ function moduleTest(config: LoraConfig, option: 'targetModules' | 'excludeModule
   const given = config[option];
   if (typeof given !== 'string') return (name) => given.some((end) => isModule(name, end));
   try {
-    const pattern = pythonPattern(given);
-    return (name) => pattern.test(name);
+    const context = createContext({ pattern: pythonPattern(given), name: '' });
+    return (name) => matches(context, name, option);
   } catch (error) {
     problems.push(`${option} is no regular expression (${(error as Error).message})`);
     return undefined;
+  }
+}
+
+/** Milliseconds for one name, which take microseconds. */
+const patience = 1000;
+const test = new Script('pattern.test(name)');
+
+/** @throws UserError where a pattern takes time without end, as ((a+)+)+b may: an adapter's file can come from anybody */
+function matches(context: Context, name: string, option: string): boolean {
+  context.name = name;
+  try {
+    return test.runInContext(context, { timeout: patience }) as boolean;
+  } catch {
+    throw new UserError(`${option}: the regular expression takes more than a second on ${name}: give a simpler one`);
   }
 }
 

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { describedDataset } from './dataset-info.ts';
+import { selectDataFiles } from './dataset-names.ts';
 import { resolveDataset } from './hub.ts';
 import { readRecords } from './records.ts';
 
@@ -95,5 +96,27 @@ describe('a dataset of dataset_info.json', () => {
         'it has neither file_name nor hf_hub_url',
       ].join('\n  - '),
     );
+  });
+
+  it.each(['../secret.json', 'parts/../../secret.json', '..\\secret.json'])(
+    'never leads out of its folder: %s',
+    (file) => {
+      describeAs({ file_name: file });
+      expect(() => describedDataset(folder, 'mine')).toThrow(
+        `file_name ${JSON.stringify(file)} leads out of the folder`,
+      );
+    },
+  );
+
+  it('is told in short where its fields nest deeper than a message can', () => {
+    const deep = '['.repeat(100_000) + ']'.repeat(100_000);
+    writeFileSync(join(folder, 'dataset_info.json'), `{"mine": {"file_name": ${deep}}}`);
+    expect(() => describedDataset(folder, 'mine')).toThrow('file_name is a list of 1, expected a text');
+  });
+
+  it('may have a split of any name, which is no pattern', () => {
+    expect(selectDataFiles(['train.json', 'a+.json'], { split: 'a+' })).toEqual(['a+.json']);
+    expect(selectDataFiles(['train.json'], { split: 'train[:10' })).toEqual(['train.json']);
+    expect(selectDataFiles([`${'a'.repeat(40)}.json`], { split: '(a+)+$' })).toHaveLength(1);
   });
 });

@@ -1,8 +1,8 @@
 import { UserError, nearMatch } from '@blockwise/errors';
 import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { NamedDataset } from './dataset-names.ts';
-import { isObject, type JsonRecord } from './json-record.ts';
+import { describe, isObject, type JsonRecord } from './json-record.ts';
 import type { RecordLayout } from './record-layout.ts';
 
 /** A dataset as LLaMA-Factory's dataset_info.json describes it. */
@@ -31,7 +31,7 @@ export function describedDataset(folder: string, name: string): DescribedDataset
   const problems: string[] = [];
   const object = (value: unknown, field: string, known: readonly string[]): JsonRecord => {
     if (!isObject(value)) {
-      problems.push(`${field} is ${JSON.stringify(value)}, expected an object`);
+      problems.push(`${field} is ${describe(value)}, expected an object`);
       return {};
     }
     for (const key of Object.keys(value))
@@ -42,7 +42,7 @@ export function describedDataset(folder: string, name: string): DescribedDataset
     const value = json[key];
     if (value === undefined || value === null) return undefined;
     if (typeof value === 'string') return value;
-    problems.push(`${key} is ${JSON.stringify(value)}, expected a text`);
+    problems.push(`${key} is ${describe(value)}, expected a text`);
     return undefined;
   };
   const own = object(entry, name, fields);
@@ -77,12 +77,14 @@ export function describedDataset(folder: string, name: string): DescribedDataset
         };
   const [file, hub] = [text(own, 'file_name'), text(own, 'hf_hub_url')];
   if (file === undefined && hub === undefined) problems.push('it has neither file_name nor hf_hub_url');
+  if (file?.split(/[/\\]/).includes('..'))
+    problems.push(`file_name ${JSON.stringify(file)} leads out of the folder; put the file beneath it`);
   if (problems.length > 0) throw UserError.of(`${path}: ${name}`, problems);
   const subset = text(own, 'subset') ?? text(own, 'folder');
   const split = text(own, 'split');
   const source =
     hub === undefined
-      ? { path: join(folder, file!) }
+      ? { path: resolve(join(folder, file!)) }
       : { hub: { repo: hub, ...(subset === undefined ? {} : { subset }), ...(split === undefined ? {} : { split }) } };
   return { source, layout };
 }

@@ -49,7 +49,9 @@ export function selectDataFiles(
     const inSubset = subset === undefined || path.split('/').some((part) => part.startsWith(subset));
     return inSubset && extensions.some((end) => path.endsWith(end)) && !notData.test(nameOf(path));
   });
-  const named = data.filter((path) => new RegExp(`(^|[/_.-])${split}([/_.-]|$)`, 'i').test(path));
+  // A dataset_info.json may say anything: it is a name, not a pattern.
+  const name = split.replace(/[^\w]/g, '\\$&');
+  const named = data.filter((path) => new RegExp(`(^|[/_.-])${name}([/_.-]|$)`, 'i').test(path));
   const ofSplit = named.length > 0 ? named : data.filter((path) => !otherSplits.test(path));
   const byFormat = extensions.map((end) => ofSplit.filter((path) => path.endsWith(end)));
   return byFormat.reduce((best, files) => (files.length > best.length ? files : best), []).sort();

@@ -122,6 +122,9 @@ async function download(
   const access = { hubUrl, ...(accessToken === undefined ? {} : { accessToken }) };
   const query = { name: repo.name, revision, additionalFields: ['sha' as const], ...access };
   const { sha: commit } = await (repo.type === 'model' ? modelInfo(query) : datasetInfo(query));
+  // It becomes a folder's name.
+  if (!isCommit(commit))
+    throw new UserError(`${hubUrl} calls the commit '${commit}' of ${repo.name}, which is none: is HF_ENDPOINT a hub?`);
   const listed = new Map<string, ListFileEntry>();
   for await (const entry of listFiles({ repo, recursive: true, revision: commit, ...access })) {
     if (entry.type === 'file') listed.set(entry.path, entry);
@@ -153,10 +156,10 @@ async function download(
 async function cachedSnapshot(connection: Connection, select: FileSelection): Promise<HubSnapshot | undefined> {
   const { repo, revision, cacheDir } = connection;
   const storage = join(cacheDir, getRepoFolderName(repo));
-  const commit = /^[0-9a-f]{40}$/.test(revision)
+  const commit = isCommit(revision)
     ? revision
     : (await readFile(join(storage, 'refs', revision), 'utf8').catch(() => '')).trim();
-  if (!/^[0-9a-f]{40}$/.test(commit)) return undefined;
+  if (!isCommit(commit)) return undefined;
   const folder = join(storage, 'snapshots', commit);
   try {
     const files = select(await listFolder(folder));
@@ -165,6 +168,8 @@ async function cachedSnapshot(connection: Connection, select: FileSelection): Pr
     return undefined; // no such snapshot, or a partial one
   }
 }
+
+const isCommit = (name: string): boolean => /^[0-9a-f]{40}$/.test(name);
 
 /** Whether of numbered files (`train-00000-of-00003.parquet`) none is missing. */
 function hasAllParts(files: readonly string[]): boolean {

@@ -19,6 +19,8 @@ interface FakeHub {
   cutAfter: Map<string, number>;
   corrupt: Set<string>;
   status: Map<string, number>;
+  /** What it calls the newest commit. */
+  commit: string;
   close: () => Promise<void>;
 }
 
@@ -32,6 +34,7 @@ async function startFakeHub(): Promise<FakeHub> {
   const hub = { repos: new Map(), requests: [], tokens: new Set(), cutAfter: new Map() } as unknown as FakeHub;
   hub.corrupt = new Set();
   hub.status = new Map();
+  hub.commit = commit;
   const server: Server = createServer((request, response) => {
     let body = '';
     request.on('data', (chunk) => (body += chunk));
@@ -70,7 +73,7 @@ function answer(hub: FakeHub, request: IncomingMessage, response: ServerResponse
   if (!files) return void json(404, { error: 'Repository not found' });
   if (api?.[3] === 'revision') {
     if (api[4] !== 'main' && api[4] !== commit) return void json(404, { error: 'Invalid rev id' });
-    return void json(200, { _id: '1', id: api[2], sha: commit, gated: false, private: false });
+    return void json(200, { _id: '1', id: api[2], sha: hub.commit, gated: false, private: false });
   }
   const entry = (path: string) => {
     const content = files.get(path)!;
@@ -488,5 +491,12 @@ describe('resolveDataset', () => {
     hub.repos.set('datasets/org/evil', new Map([['../../../escape.json', Buffer.from('[]')]]));
     expect(await refusal(filesOf('org/evil'))).toContain('outside of its repository');
     expect(await readdir(folder)).not.toContain('escape.json');
+  });
+
+  it('refuses a commit whose name leads out of the cache', async () => {
+    hub.repos.set('datasets/org/evil', new Map([['a.json', Buffer.from('[]')]]));
+    hub.commit = '../../../../../evil';
+    expect(await refusal(filesOf('org/evil'))).toContain("calls the commit '../../../../../evil'");
+    expect(await readdir(folder)).not.toContain('evil');
   });
 });

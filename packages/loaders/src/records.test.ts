@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -20,6 +20,11 @@ it('readRecords joins datasets of any length', async () => {
   const count = 200_000; // more than a call takes arguments
   const many = write('many.jsonl', lines({ text: 'x' }).repeat(count));
   expect((await readRecords([write('few.jsonl', lines({ text: 'y' })), many])).records).toHaveLength(count + 1);
+});
+
+it('readRecords takes a line as long as the file in time that grows with its length alone', async () => {
+  const path = write('long.txt', 'x'.repeat(100_000_000)); // took more than a minute
+  expect((await readRecords(path)).records).toHaveLength(1);
 });
 
 describe('readRecords normalises', () => {
@@ -313,6 +318,35 @@ describe('readRecords refuses, naming file, record, field and remedy', () => {
     expect(await refusal('x.csv', 'a,b')).toBe(
       'not a dataset file; expected a file ending in .json, .jsonl, .parquet, .txt.',
     );
+  });
+
+  it('damaged Parquet files, whose columns all fail (vitest fails where one of them is left unhandled)', async () => {
+    const bytes = readFileSync(goldenPath('messages-zstd.parquet'));
+    for (const [at, value] of [
+      [5, 123],
+      [710, 125],
+      [787, 116],
+    ])
+      bytes[at] = value;
+    const path = join(folder, 'd.parquet');
+    writeFileSync(path, bytes);
+    await expect(readRecords(path)).rejects.toThrow('d.parquet: not a Parquet file that can be read');
+  });
+
+  it('files of another encoding, whose characters would be lost in silence', async () => {
+    for (const [name, bytes] of [
+      ['l.jsonl', Buffer.from('{"text": "caf\u00e9"}', 'latin1')],
+      ['l.json', Buffer.from('[{"text": "caf\u00e9"}]', 'latin1')],
+      ['u.txt', Buffer.from('\uFEFFtext', 'utf16le')],
+    ] as const) {
+      writeFileSync(join(folder, name), bytes);
+      await expect(readRecords(join(folder, name))).rejects.toThrow(`${name}: not UTF-8; convert it`);
+    }
+  });
+
+  it('a link to a device, which has no end', async () => {
+    symlinkSync('/dev/zero', join(folder, 'z.json'));
+    await expect(readRecords(join(folder, 'z.json'))).rejects.toThrow('z.json: not a dataset file');
   });
 
   it('missing files, none at all, and files of unlike kinds', async () => {

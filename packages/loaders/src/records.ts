@@ -1,9 +1,19 @@
 import { UserError } from '@blockwise/errors';
-import { isObject, type JsonRecord } from './json-record.ts';
+import { describe, isObject, type JsonRecord } from './json-record.ts';
 import { inStandardNames, type RecordLayout } from './record-layout.ts';
-import { createReadStream, existsSync, readFileSync, statSync } from 'node:fs';
+import {
+  closeSync,
+  createReadStream,
+  existsSync,
+  fstatSync,
+  openSync,
+  readFileSync,
+  readSync,
+  statSync,
+} from 'node:fs';
 import { extname } from 'node:path';
-import { asyncBufferFromFile, parquetReadObjects } from 'hyparquet';
+import process from 'node:process';
+import { parquetReadObjects, type AsyncBuffer } from 'hyparquet';
 import { compressors } from 'hyparquet-compressors';
 
 export interface Message {
@@ -105,7 +115,7 @@ export async function readRecords(
 async function readFile(path: string): Promise<unknown[]> {
   if (!existsSync(path)) throw new UserError(`${path}: no such file.`);
   const reader = readers[extname(path).toLowerCase()];
-  if (reader === undefined || statSync(path).isDirectory()) {
+  if (reader === undefined || !statSync(path).isFile()) {
     throw new UserError(`${path}: not a dataset file; expected a file ending in ${Object.keys(readers).join(', ')}.`);
   }
   return await reader(path);
@@ -127,9 +137,7 @@ function readJson(path: string): Promise<unknown[]> | unknown[] {
       `${path}: larger than 512 MiB, which cannot be parsed at once; convert it to .jsonl or .parquet.`,
     );
   }
-  const text = readFileSync(path, 'utf8')
-    .replace(/^\uFEFF/, '')
-    .trimStart();
+  const text = decodeUtf8(path, readFileSync(path)).trimStart();
   if (text === '') return [];
   // Many .json files on the hub hold one object a line.
   if (/^\{[^\n]*\}\s*(\n|$)/.test(text)) return readJsonLines(path);
@@ -147,20 +155,38 @@ function readJson(path: string): Promise<unknown[]> | unknown[] {
 async function readLines(path: string): Promise<{ line: string; number: number }[]> {
   const lines: { line: string; number: number }[] = [];
   let number = 0;
-  const add = (text: string) => {
+  // Bytes, not a string that grows: a line may be the whole file.
+  let pieces: Buffer[] = [];
+  const add = () => {
     number += 1;
-    const line = (number === 1 ? text.replace(/^\uFEFF/, '') : text).replace(/\r$/, '');
+    const bytes = Buffer.concat(pieces);
+    pieces = [];
+    if (bytes.length > longestJson)
+      throw new UserError(`${path}: line ${number} is longer than 512 MiB; is it a file of lines?`);
+    const line = decodeUtf8(path, bytes).replace(/\r$/, '');
     if (line.trim() !== '') lines.push({ line, number });
   };
-  let rest = '';
-  for await (const chunk of createReadStream(path, 'utf8')) {
-    const parts = (rest + (chunk as string)).split('\n');
-    rest = parts.pop()!;
-    parts.forEach(add);
+  for await (const chunk of createReadStream(path)) {
+    let start = 0;
+    for (let end; (end = (chunk as Buffer).indexOf(10, start)) >= 0; start = end + 1) {
+      pieces.push((chunk as Buffer).subarray(start, end));
+      add();
+    }
+    pieces.push((chunk as Buffer).subarray(start));
   }
-  add(rest);
+  add();
   return lines;
 }
+
+/** Text without a byte order mark. Bytes that are not UTF-8 would otherwise become other characters in silence. */
+function decodeUtf8(path: string, bytes: Uint8Array): string {
+  try {
+    return utf8.decode(bytes);
+  } catch {
+    throw new UserError(`${path}: not UTF-8; convert it (iconv -t UTF-8, or save it with that encoding).`);
+  }
+}
+const utf8 = new TextDecoder('utf-8', { fatal: true });
 
 async function readJsonLines(path: string): Promise<unknown[]> {
   return (await readLines(path)).map(({ line, number }) => {
@@ -173,13 +199,33 @@ async function readJsonLines(path: string): Promise<unknown[]> {
 }
 
 async function readParquet(path: string): Promise<unknown[]> {
+  const ignore = () => {};
+  const file = openSync(path, 'r');
   try {
-    return await parquetReadObjects({ file: await asyncBufferFromFile(path), compressors });
+    // hyparquet begins all columns at once, and where one fails it waits for the others no more: their failing would end the process.
+    process.on('unhandledRejection', ignore);
+    return await parquetReadObjects({ file: bufferOf(file), compressors });
   } catch (error) {
     throw new UserError(
       `${path}: not a Parquet file that can be read (${(error as Error).message}); download it again.`,
     );
+  } finally {
+    await new Promise((resolve) => setImmediate(resolve));
+    process.off('unhandledRejection', ignore);
+    closeSync(file);
   }
+}
+
+/** A file for hyparquet. It reads at once, so that of columns that fail none fails later than the whole. */
+function bufferOf(file: number): AsyncBuffer {
+  const byteLength = fstatSync(file).size;
+  const slice = (start: number, end = byteLength) => {
+    const bytes = new Uint8Array(Math.max(0, Math.min(end, byteLength) - start));
+    let done = 0;
+    for (let count; (count = readSync(file, bytes, done, bytes.length - done, start + done)) > 0;) done += count;
+    return bytes.buffer;
+  };
+  return { byteLength, slice };
 }
 
 function normaliseFile(path: string, records: unknown[]): RecordSet {
@@ -318,13 +364,4 @@ const skip = { skip: true } as const;
 
 function problem(field: string, value: unknown, expected: string): Problem {
   return { field, found: describe(value), expected };
-}
-
-function describe(value: unknown): string {
-  if (value === undefined) return 'nothing';
-  if (value === null) return 'null';
-  if (Array.isArray(value)) return `a list of ${value.length}`;
-  if (typeof value === 'object') return 'an object';
-  const text = String(value);
-  return `${typeof value} ${typeof value === 'string' ? JSON.stringify(text.slice(0, 40)) : text}`;
 }

@@ -1,4 +1,4 @@
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -190,12 +190,57 @@ describe('loadTokenizer', () => {
     expect(() => loadTokenizer(folder)).toThrow(message);
   });
 
+  it.each([
+    ['an entry that is none', [null], 'the token null has id nothing'],
+    ['a token without a text', [{ id: 406, content: [] }], 'the token a list of 0 has id number 406'],
+    ['an id that would fill the memory', [{ id: 1e9, content: 'x' }], 'the token string "x" has id number 1000000000'],
+  ])('refuses %s among the added tokens', (_, tokens, message) => {
+    edit('tokenizer.json', (json) => ({ ...json, added_tokens: tokens }));
+    expect(() => loadTokenizer(folder)).toThrow(`${join(folder, 'tokenizer.json')}: ${message}; expected a text and`);
+  });
+
+  it('refuses ids of pieces and of declared tokens that are none', () => {
+    editConfig(folder, { added_tokens_decoder: { x: { content: 'a' } } });
+    expect(() => loadTokenizer(folder)).toThrow('tokenizer_config.json: the token string "a" has id number NaN');
+    edit('tokenizer.json', (json) => ({ ...json, model: { ...(json.model as object), vocab: { a: 1e9 } } }));
+    expect(() => loadTokenizer(folder)).toThrow('tokenizer.json: the token string "a" has id number 1000000000');
+  });
+
+  it('refuses what breaks only in use, and takes nonsense in fields that count for nothing as absent', () => {
+    editConfig(folder, { tokenizer_class: { toString: 1 }, chat_template: [null] });
+    expect(loadTokenizer(folder).chatTemplate).toBeUndefined();
+    edit('tokenizer.json', (json) => ({
+      ...json,
+      post_processor: { type: 'TemplateProcessing', single: [1], pair: [] },
+    }));
+    expect(() => loadTokenizer(folder)).toThrow('tokenizer.json: not a tokenizer that @huggingface/tokenizers can run');
+  });
+
+  it('never gives an id that is none: a piece outside of the vocabulary is left out, as in tokenizers, or refused', () => {
+    const onlyA = (more: object) =>
+      edit('tokenizer.json', (json) => ({ ...json, added_tokens: [], post_processor: null, model: { type: 'BPE', vocab: { a: 0 }, merges: [], ...more } })); // prettier-ignore
+    editConfig(folder, { added_tokens_decoder: undefined, eos_token: null, bos_token: null });
+    onlyA({});
+    expect(loadTokenizer(folder).encode('ab')).toEqual([0]);
+    onlyA({ unk_token: '<unk>' });
+    expect(() => loadTokenizer(folder).encode('ab')).toThrow(
+      'tokenizer.json: the vocabulary lacks a piece of the text',
+    );
+  });
+
   it('leaves out ids outside the vocabulary, and decodes nothing to nothing', () => {
     const tokenizer = loadTokenizer(folder);
     expect(tokenizer.decode([])).toBe('');
     expect(tokenizer.decode([99_999])).toBe('');
     expect(tokenizer.decode([...tokenizer.encode('tea', { addSpecialTokens: false }), 99_999])).toBe('tea');
   });
+
+  it('gives up a chat template that takes too long', () => {
+    writeFileSync(join(folder, 'chat_template.jinja'), '{% for i in range(2000000) %}x{% endfor %}'); // 3,000,000 took 30 s
+    expect(() => loadTokenizer(folder).applyChatTemplate([])).toThrow(
+      `${folder}: the tokenizer's chat template failed: Script execution timed out after 5000ms`,
+    );
+  }, 20_000);
 
   it('has a fingerprint that changes with each file', () => {
     const before = loadTokenizer(folder).fingerprint;
@@ -224,10 +269,17 @@ describe('loadTokenizer', () => {
       /tokenizer\.json: not a tokenizer that @huggingface\/tokenizers can run/,
     );
     rmSync(file);
+    symlinkSync('/dev/zero', file);
+    expect(() => loadTokenizer(folder)).toThrow('tokenizer.json: cannot be read as JSON (a folder or device)');
+    rmSync(file);
     expect(() => loadTokenizer(folder)).toThrow(
       `${file}: no such file. A model folder needs a tokenizer.json (a tokenizer.model alone is not read`,
     );
   });
+
+  function edit(name: string, change: (json: Record<string, unknown>) => object): void {
+    write(name, change(JSON.parse(readFileSync(join(folder, name), 'utf8')) as Record<string, unknown>));
+  }
 
   function write(name: string, json: object): void {
     writeFileSync(join(folder, name), JSON.stringify(json));

@@ -1,11 +1,12 @@
 import { UserError } from '@blockwise/errors';
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { Script } from 'node:vm';
 import { Template as JinjaTemplate } from '@huggingface/jinja';
 import { Tokenizer as TokenizersJs } from '@huggingface/tokenizers';
 import { appendAddedTokens, refuseWholeWordTokens } from './added-tokens.ts';
-import { isObject, type JsonRecord } from './json-record.ts';
+import { describe, isObject, type JsonRecord } from './json-record.ts';
 import { createStreamDecoder } from './stream-decoder.ts';
 import type { StreamDecoder } from './stream-decoder.ts';
 
@@ -78,7 +79,8 @@ export function loadTokenizer(folder: string): Tokenizer {
   const added = older('added_tokens.json');
   const chatTemplate = readChatTemplate(folder, config);
   if (chatTemplate !== undefined) hash.update(chatTemplate);
-  const isLlama = /^(Code)?LlamaTokenizer/.test(String(config.tokenizer_class));
+  const { tokenizer_class: name } = config;
+  const isLlama = typeof name === 'string' && /^(Code)?LlamaTokenizer/.test(name);
   const named: JsonRecord = { ...(isLlama && llamaTokens), ...config, ...map };
   appendAddedTokens(folder, json, { config, added, special: specialTexts(named) });
   refuseWholeWordTokens(folder, json);
@@ -100,8 +102,10 @@ export function loadTokenizer(folder: string): Tokenizer {
     addBosToken: isLlama && config.add_bos_token !== false,
     chatTemplate,
     fingerprint: hash.digest('hex'),
-    encode: (text, { addSpecialTokens = true } = {}) =>
-      inner.encode(text, { add_special_tokens: addSpecialTokens }).ids,
+    encode: (text, { addSpecialTokens = true } = {}) => {
+      const ids: (number | undefined)[] = inner.encode(text, { add_special_tokens: addSpecialTokens }).ids;
+      return ids.includes(undefined) ? knownIds(folder, json, ids) : (ids as number[]);
+    },
     decode: (ids, { skipSpecialTokens = false } = {}) => {
       const known = Array.from(ids).filter((id) => inner.id_to_token(id) !== undefined);
       if (known.length === 0) return '';
@@ -115,11 +119,25 @@ export function loadTokenizer(folder: string): Tokenizer {
   return tokenizer;
 }
 
+/** As `tokenizers`, which leaves out what a vocabulary has no piece for, but where an unknown token is named and is not there either. */
+function knownIds(folder: string, json: JsonRecord, ids: readonly (number | undefined)[]): number[] {
+  const { unk_token: unk } = json.model as JsonRecord;
+  if (typeof unk !== 'string') return ids.filter((id) => id !== undefined);
+  throw new UserError(
+    `${join(folder, 'tokenizer.json')}: the vocabulary lacks a piece of the text, and its unk_token ${JSON.stringify(unk)} too; download the file again.`,
+  );
+}
+
 function construct(folder: string, json: JsonRecord, config: JsonRecord): TokenizersJs {
-  splitAtWords(json);
   try {
+    const vocab = (json.model as JsonRecord | null | undefined)?.vocab;
+    if (typeof vocab !== 'object' || vocab === null) throw new Error(`model.vocab is ${describe(vocab)}`);
+    splitAtWords(json);
     const inner = new TokenizersJs(json, config);
     decodeByteRunsAsRust(inner);
+    // Some of what is broken shows in use alone.
+    const ids = inner.encode('Once upon a time').ids.filter((id: number | undefined) => id !== undefined);
+    if (ids.length > 0) inner.decode(ids);
     return inner;
   } catch (error) {
     throw new UserError(
@@ -153,6 +171,10 @@ function specialTexts(named: JsonRecord): Set<string | undefined> {
   return new Set(fields.flatMap((name) => [named[name]].flat().map(tokenText)));
 }
 
+/** Milliseconds for the first rendering, which takes a few: a template is a program, from anybody, and may loop without end. */
+const patience = 5000;
+const limited = new Script('render()');
+
 /** `applyChatTemplate`, whose template is parsed on first use: few runs need it. */
 function chatRenderer(
   folder: string,
@@ -163,13 +185,17 @@ function chatRenderer(
   // Those that apply_chat_template always gives.
   const context = { tools: null, documents: null, ...Object.fromEntries(known) };
   let jinja: JinjaTemplate | undefined;
+  let isQuick = false;
   return (messages, { addGenerationPrompt = false } = {}) => {
     if (source === undefined) {
       throw new UserError(`${folder}: the tokenizer has no chat template (chat_template in tokenizer_config.json).`);
     }
     try {
-      jinja ??= new JinjaTemplate(source);
-      return jinja.render({ messages, add_generation_prompt: addGenerationPrompt, ...context });
+      const template = (jinja ??= new JinjaTemplate(source));
+      const render = () => template.render({ messages, add_generation_prompt: addGenerationPrompt, ...context });
+      const text = isQuick ? render() : (limited.runInNewContext({ render }, { timeout: patience }) as string);
+      isQuick = true;
+      return text;
     } catch (error) {
       throw new UserError(`${folder}: the tokenizer's chat template failed: ${(error as Error).message}`);
     }
@@ -184,6 +210,7 @@ function readJson(path: string, hash: { update(data: Uint8Array): unknown }): Js
     );
   }
   try {
+    if (!statSync(path).isFile()) throw new Error('a folder or device'); // whose bytes may have no end
     const bytes = readFileSync(path);
     hash.update(bytes);
     const value: unknown = JSON.parse(bytes.toString('utf8'));
@@ -203,8 +230,7 @@ function readChatTemplate(folder: string, config: JsonRecord): string | undefine
   const field = config.chat_template;
   if (typeof field === 'string') return field;
   if (!Array.isArray(field)) return undefined;
-  const named = field as { name?: unknown; template?: unknown }[];
-  const template = named.find(({ name }) => name === 'default')?.template;
+  const template = field.filter(isObject).find(({ name }) => name === 'default')?.template;
   return typeof template === 'string' ? template : undefined;
 }
 

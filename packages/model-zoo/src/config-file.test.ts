@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -92,6 +92,9 @@ describe('rotary embedding', () => {
       { rope_scaling: { rope_type: 'llama3', ...llama3, high_freq_factor: 1 } },
       'high_freq_factor: found 1, expected more than low_freq_factor, 1',
     ],
+    [{ rms_norm_eps: 1e300 }, 'rms_norm_eps: found 1e+300, expected at most 1'],
+    [{ rope_theta: 1e-300 }, 'rope_theta: found 1e-300, expected at least 1'],
+    [{ rope_scaling: { rope_type: 'linear', factor: 1e-320 } }, 'factor: found 1e-320, expected at least 1'],
   ])('that is not supported is refused: %j', (json, message) => {
     expect(() => read(json)).toThrow(message);
   });
@@ -168,6 +171,9 @@ describe('a wrong file', () => {
   test('that is absent, huge or not JSON is refused with its path', () => {
     const path = join(folder, 'config.json');
     expect(() => readLlamaConfig(folder)).toThrow(`${path}: cannot be read (ENOENT)`);
+    symlinkSync('/dev/zero', path);
+    expect(() => readLlamaConfig(folder)).toThrow(`${path}: expected a file, found a folder or device`);
+    rmSync(path);
     writeFileSync(path, '{"model_type": "llama",');
     expect(() => readLlamaConfig(folder)).toThrow(`${path}: not valid JSON (`);
     writeFileSync(path, '[1]');
@@ -205,6 +211,7 @@ describe('warnings', () => {
   });
 
   test('tell that pretraining_tp is ignored', () => {
+    expect(read({ pretraining_tp: { toString: 1 } }).warnings).toEqual([]); // no number, and none can be made of it
     expect(read({ pretraining_tp: 2 }).warnings).toEqual(['pretraining_tp is ignored, as transformers ignores it']);
   });
 });

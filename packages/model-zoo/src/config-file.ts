@@ -118,7 +118,8 @@ export function parseConfigOf(family: ConfigFamily, json: JsonObject, path: stri
   const known = new Set([...Object.keys(config), 'rope_theta', 'rope_scaling', ...harmlessKeys]);
   for (const [key, value] of Object.entries(json))
     if (!family.ownKeys.includes(key)) checkKey(key, value, known, problems, warnings);
-  if (Number(json.pretraining_tp ?? 1) > 1) warnings.push('pretraining_tp is ignored, as transformers ignores it');
+  if (typeof json.pretraining_tp === 'number' && json.pretraining_tp > 1)
+    warnings.push('pretraining_tp is ignored, as transformers ignores it');
   if (problems.length === 0) checkRelations(config, problems);
   if (problems.length > 0) throw UserError.of(path, problems);
   return { config, json, warnings };
@@ -331,6 +332,7 @@ function checkRelations(config: LlamaConfig, problems: string[]): void {
     num_key_value_heads: groups,
     head_dim,
     rope_parameters: rope,
+    rms_norm_eps,
   } = config;
   if (layers > maxLayers) problems.push(`num_hidden_layers: found ${layers}, expected at most ${maxLayers}`);
   if (hidden_size % heads !== 0) {
@@ -340,6 +342,10 @@ function checkRelations(config: LlamaConfig, problems: string[]): void {
     problems.push(`num_key_value_heads: found ${groups}, expected a divisor of num_attention_heads, ${heads}`);
   }
   if (head_dim % 2 !== 0) problems.push(`head_dim: found ${head_dim}, expected an even number: it is rotated in pairs`);
+  // Beyond these limits every output is 0 or NaN, whatever the weights.
+  if (rms_norm_eps > 1) problems.push(`rms_norm_eps: found ${rms_norm_eps}, expected at most 1`);
+  if (rope.rope_theta < 1) problems.push(`rope_theta: found ${rope.rope_theta}, expected at least 1`);
+  if ('factor' in rope && rope.factor < 1) problems.push(`factor: found ${rope.factor}, expected at least 1`);
   if (rope.rope_type === 'llama3' && rope.high_freq_factor <= rope.low_freq_factor) {
     problems.push(
       `high_freq_factor: found ${rope.high_freq_factor}, expected more than low_freq_factor, ${rope.low_freq_factor}`,

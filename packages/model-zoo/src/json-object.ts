@@ -27,7 +27,10 @@ export function readJsonObject(path: string, maxBytes: number): JsonObject {
 
 function readBounded(path: string, maxBytes: number): string {
   try {
-    const { size } = statSync(path);
+    const found = statSync(path);
+    const { size } = found;
+    // Of a device that a link leads to, there is no end.
+    if (!found.isFile()) throw new UserError(`${path}: expected a file, found a folder or device`);
     if (size > maxBytes)
       throw new UserError(`${path}: ${size} bytes, more than the ${maxBytes} expected of such a file`);
     return readFileSync(path, 'utf8');
@@ -54,7 +57,7 @@ export function briefName(name: string): string {
 }
 
 /** Lines of one kind in one message. */
-const maxListed = 50;
+export const maxListed = 50;
 
 /** The first of many lines for a message, and how many more there are. */
 export function shorten(lines: readonly string[]): string[] {

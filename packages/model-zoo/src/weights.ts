@@ -7,7 +7,7 @@ import { MappedFile } from '@blockwise/tensorflow';
 import type { DType, RawTensor } from '@blockwise/tensorflow';
 
 import { discard, publish, writeAside } from './atomic-file.ts';
-import { brief, briefName, isObject, readJsonObject, shorten } from './json-object.ts';
+import { brief, briefName, isObject, maxListed, readJsonObject, shorten } from './json-object.ts';
 import {
   byteLengthOf,
   openForReading,
@@ -180,7 +180,8 @@ export function matchWeights(
   for (const [name, shape] of expected) {
     const source = [name, aliases.get(name)].find((candidate) => candidate !== undefined && entries.has(candidate));
     if (source === undefined) {
-      const near = nearMatch(name, extra);
+      // A message shows few of them, and to compare each with each would take minutes.
+      const near = missing.length < maxListed ? nearMatch(name, extra) : undefined;
       missing.push(`missing ${name} ${sizes(shape)}${near ? `; did you mean ${briefName(near)}?` : ''}`);
       continue;
     }

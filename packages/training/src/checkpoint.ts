@@ -1,14 +1,16 @@
 import { isObject, UserError } from '@blockwise/errors';
 import {
+  readJsonObject,
   readSafetensorsHeader,
   writeFileAside,
   writeFolderAside,
   writeSafetensors,
+  type JsonObject,
   type SafetensorsHeader,
   type WritableTensor,
 } from '@blockwise/model-zoo';
 import type { OptimizerState, StateTensor } from '@blockwise/optimizers';
-import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import type { TrainState } from './train.ts';
 
@@ -21,6 +23,8 @@ const stateFile = 'trainer_state.json';
 const optimizerFile = 'optimizer.safetensors';
 const pattern = /^checkpoint-(\d+)$/;
 const version = 1;
+/** Ten million steps; the longest string V8 makes is about as long. */
+const maxStateBytes = 2 ** 29;
 
 /** What must be equal in the run that goes on; anything that is not compared bit by bit elsewhere. */
 export type Fingerprint = Readonly<Record<string, unknown>>;
@@ -117,13 +121,13 @@ function readStateFile(folder: string): StateFile {
   if (!isCheckpoint(folder))
     throw new UserError(`${folder} is no checkpoint: it has no ${stateFile}. Give a folder named checkpoint-<step>`);
   const path = join(folder, stateFile);
-  let file: unknown;
+  let file: JsonObject;
   try {
-    file = JSON.parse(readFileSync(path, 'utf8'));
+    file = readJsonObject(path, maxStateBytes);
   } catch (error) {
     throw new UserError(`${path} is damaged (${(error as Error).message}): resume from an older checkpoint`);
   }
-  const found = isObject(file) ? file.version : undefined;
+  const found = file.version;
   if (found !== version)
     throw new UserError(
       `${path}: version ${JSON.stringify(found)}, expected ${version}: it was made by another release, or by another program`,
