@@ -12,6 +12,8 @@ import { matMul2d, operation } from '../operations.ts';
 import { cast, gatherRows, RawTensor } from '../raw-tensor.ts';
 import { currentRuntime } from '../runtime.ts';
 import { Variable } from '../variable.ts';
+import { Buffers } from './buffers.ts';
+import { runCall } from './compiled-call.ts';
 import { MemoryPool } from './memory-pool.ts';
 import { rehearse } from './rehearsal.ts';
 
@@ -65,6 +67,17 @@ describe('MemoryPool, by the rules of bfc_allocator.cc', () => {
     pool.allocate(400);
     expect(pool.resident).toBe(1000);
   });
+});
+
+it("places a kernel's results before its scratch memory, as XLA does", () => {
+  const buffers = new Buffers();
+  buffers.pool.release(buffers.pool.allocate(8 * MiB));
+  const result = { dtype: dtypes.float32.code, shape: [MiB / 2], bytes: 2 * MiB };
+  const kernel = { type: 'Kernel', inputs: [], outputs: [1], after: [], scratch: 3 * MiB };
+  const plan = { inputs: [], outputs: [1], nodes: [kernel], symbols: new Map([[1, result]]) };
+  runCall(plan, [], buffers, { workers: 1, choose: () => 0 });
+  buffers.create(6 * MiB); // finds room above the result
+  expect(buffers.pool.resident).toBe(8 * MiB);
 });
 
 describe('rehearse', () => {
