@@ -31,7 +31,8 @@ export function planRun({ options, folder, checkpoint, length, baseBytes }: RunT
       return { model: opened.model, optimizer: method.optimizer(everyStep, opened, 1).optimizer };
     },
     options: stepOptions(options),
-    ...{ batchSize: options.perDeviceTrainBatchSize, length, baseBytes: baseBytes + scriptBytes(options) },
+    ...{ batchSize: options.perDeviceTrainBatchSize, length, packing: options.packing },
+    baseBytes: baseBytes + scriptBytes(options),
   });
 }
 

@@ -84,8 +84,12 @@ function* rowsOf(x: RawTensor): Generator<Float32Array> {
     const part = sliceRows(x, from, Math.min(from + each, rows));
     const values = cast(part);
     part.dispose();
-    yield values.dataSync<'float32'>();
-    values.dispose();
+    try {
+      yield values.dataSync<'float32'>();
+    } finally {
+      // Also where the receiver stops here.
+      values.dispose();
+    }
   }
 }
 

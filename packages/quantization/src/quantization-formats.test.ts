@@ -1,5 +1,5 @@
 import { UserError } from '@blockwise/errors';
-import { compile, initTensorFlow, liveTensors, RawTensor, tf } from '@blockwise/tensorflow';
+import { compile, initTensorFlow, liveTensors, RawTensor, rehearse, tf } from '@blockwise/tensorflow';
 import { readFileSync } from 'node:fs';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { fakeQuantize, fakeQuantizeTokens, fakeQuantizeWeight } from './fake-quantize.ts';
@@ -251,3 +251,12 @@ it('NF4 of values that are not finite is refused, naming the weight', () => {
   expect(() => quantizeNf4(raw, { name: 'layers.0.w' })).toThrow('layers.0.w holds values that are not finite');
   raw.dispose();
 });
+
+it('NF4 of a rehearsal, which looks at one piece of a weight, leaves nothing of it', () =>
+  rehearse(async () => {
+    const before = liveTensors();
+    const weight = RawTensor.fromBytes(new Uint8Array(2 * 128 * 64), [128, 64], 'bfloat16');
+    const made = quantizeNf4(weight);
+    [weight, ...Object.values(made)].forEach((tensor) => tensor.dispose());
+    expect(liveTensors()).toBe(before);
+  }));

@@ -16,7 +16,11 @@ function tinyModelConfig(): LlamaConfig {
 describe('planMemory', () => {
   beforeAll(() => initTensorFlow());
 
-  const plan = (base: OptimizerFactory, blocks: boolean, settings: { length?: number; micro?: number } = {}) =>
+  const plan = (
+    base: OptimizerFactory,
+    blocks: boolean,
+    settings: { length?: number; micro?: number; packing?: boolean } = {},
+  ) =>
     planMemory({
       prepare: () => {
         const model = tinyModel(shape, 'bfloat16');
@@ -28,7 +32,7 @@ describe('planMemory', () => {
       },
       // Clipping keeps the gradients of all that is trained.
       options: { gradientAccumulationSteps: settings.micro ?? 1, maxGradNorm: 1, keptBytes: 0 },
-      ...{ batchSize: 2, length: settings.length ?? 64, baseBytes: 1e9 },
+      ...{ batchSize: 2, length: settings.length ?? 64, packing: settings.packing, baseBytes: 1e9 },
     });
 
   it("takes 2M + 16M/D for BAdam (paper, section 2.2), less the block's 2 bytes, which its master replaces", async () => {
@@ -60,6 +64,12 @@ describe('planMemory', () => {
     expect(parameters + optimizerStates + Math.max(gradients, activations) + workspace).toBe(anonymous + fileBacked);
     expect(peak).toBe(1e9 + anonymous + fileBacked);
     expect((await plan(adamW({ learningRate: 1 }), true, { length: 512 })).peak).toBeGreaterThan(peak);
+  });
+
+  it('counts a mask for each row of packed examples', async () => {
+    const masks = 2 * 4 * 1024 * 1024;
+    const peak = async (packing: boolean) => (await plan(adamW({ learningRate: 1 }), true, { length: 1024, packing })).peak; // prettier-ignore
+    expect((await peak(true)) - (await peak(false))).toBeGreaterThan(masks / 4);
   });
 
   it('leaves no tensor behind', async () => {

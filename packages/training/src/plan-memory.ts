@@ -11,6 +11,8 @@ export interface MemoryPlanInput {
   /** Sequences in a batch, and tokens in a sequence: the longest bucket. */
   batchSize: number;
   length: number;
+  /** Whether examples share rows (BatchOptions.packing): each row then has a mask of its own. */
+  packing?: boolean;
   /**
    * Steps of a short run: all are rehearsed, and of a mapped embedding only the rows count that they look up. Default: a long run, of which 3
    * steps are rehearsed, or one for each block and one: let a block optimizer switch after every step.
@@ -91,8 +93,8 @@ export function planMemory(input: MemoryPlanInput): Promise<PlannedMemory> {
 const timing = { learningRate: 0, lrSchedulerType: 'constant', warmupSteps: 0, evalSteps: 0, saveSteps: 0 } as const;
 
 /** As many full batches of token 0 as make a step, every position predicted: only their shape counts. */
-function batchesOf({ batchSize, length, options }: MemoryPlanInput): BatchSource {
+function batchesOf({ batchSize, length, packing, options }: MemoryPlanInput): BatchSource {
   const example: Example = { inputIds: new Int32Array(length), labels: new Int32Array(length) };
   const examples = new Array<Example>(batchSize * options.gradientAccumulationSteps).fill(example);
-  return createBatches(examples, { batchSize, padId: 0 });
+  return createBatches(examples, { batchSize, padId: 0, packing: packing ? 'packed' : 'none' });
 }

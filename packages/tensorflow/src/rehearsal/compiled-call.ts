@@ -142,8 +142,10 @@ class Call {
     const running: { node: CallNode; results: TensorBuffer[]; scratch: TensorBuffer[]; end: number }[] = [];
     let time = 0;
     const start = (node: CallNode) => {
+      // In XLA's order: the results below the scratch, which leaves one free stretch beyond them.
+      const results = this.begin(node);
       const scratch = node.scratch > 0 ? [this.buffers.create(node.scratch)] : [];
-      running.push({ node, results: this.begin(node), scratch, end: time + cost(node, this.plan) });
+      running.push({ node, results, scratch, end: time + cost(node, this.plan) });
     };
     while (queue.length > 0 || running.length > 0) {
       while (queue.length > 0 && running.length < workers) start(take(queue));

@@ -38,11 +38,19 @@ export class MemoryPool {
   private nextRegionBytes = firstRegionBytes;
   private small = 0;
   private smallPeak = 0;
+  /** By who took it, the most that was taken from malloc for a moment: freed, it stays in the threads' arenas. */
+  private readonly borrowed = new Map<string, number>();
   private writtenPages = 0;
 
   /** Bytes resident after all that happened so far. */
   get resident(): number {
-    return this.writtenPages * pageBytes + this.smallPeak;
+    const borrowed = [...this.borrowed.values()].reduce((sum, bytes) => sum + bytes, 0);
+    return this.writtenPages * pageBytes + this.smallPeak + borrowed;
+  }
+
+  /** Takes bytes from malloc and frees them. */
+  borrow(owner: string, bytes: number): void {
+    this.borrowed.set(owner, Math.max(bytes, this.borrowed.get(owner) ?? 0));
   }
 
   allocate(bytes: number): Allocation {

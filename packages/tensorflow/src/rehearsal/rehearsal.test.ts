@@ -1,15 +1,19 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { closeSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { attribute } from '../attributes.ts';
 import { compile } from '../compile.ts';
+import { dtypes } from '../dtypes.ts';
 import { initTensorFlow, liveTensors } from '../init.ts';
 import { MappedFile } from '../mapped-file.ts';
-import { matMul2d } from '../operations.ts';
+import { matMul2d, operation } from '../operations.ts';
 import { cast, gatherRows, RawTensor } from '../raw-tensor.ts';
 import { currentRuntime } from '../runtime.ts';
 import { Variable } from '../variable.ts';
+import { Buffers } from './buffers.ts';
+import { runCall } from './compiled-call.ts';
 import { MemoryPool } from './memory-pool.ts';
 import { rehearse } from './rehearsal.ts';
 
@@ -65,6 +69,17 @@ describe('MemoryPool, by the rules of bfc_allocator.cc', () => {
   });
 });
 
+it("places a kernel's results before its scratch memory, as XLA does", () => {
+  const buffers = new Buffers();
+  buffers.pool.release(buffers.pool.allocate(8 * MiB));
+  const result = { dtype: dtypes.float32.code, shape: [MiB / 2], bytes: 2 * MiB };
+  const kernel = { type: 'Kernel', inputs: [], outputs: [1], after: [], scratch: 3 * MiB };
+  const plan = { inputs: [], outputs: [1], nodes: [kernel], symbols: new Map([[1, result]]) };
+  runCall(plan, [], buffers, { workers: 1, choose: () => 0 });
+  buffers.create(6 * MiB); // finds room above the result
+  expect(buffers.pool.resident).toBe(8 * MiB);
+});
+
 describe('rehearse', () => {
   beforeAll(() => initTensorFlow());
 
@@ -94,6 +109,20 @@ describe('rehearse', () => {
       tf.dispose([a, b]);
     });
     expect(bytes).toBe(8 * MiB);
+  });
+
+  it('counts what decompositions take from malloc, a matrix for each core at a time', async () => {
+    const matrix = 4 * 256 * 256;
+    const bytesFor = (batch: number) =>
+      bytesOf(() => {
+        const a = tf.zeros([batch, 256, 256]);
+        const attributes = [attribute.bool('full_matrices', false), attribute.type('T', dtypes.float32.code)];
+        tf.dispose([a, ...operation('Qr', attributes, [a])]);
+      });
+    const [q, r, copies] = [1, 1, 4];
+    expect(await bytesFor(1)).toBe((1 + q + r + copies) * matrix);
+    const cores = Math.min(8, availableParallelism());
+    expect(await bytesFor(8)).toBe(8 * (1 + q + r) * matrix + cores * copies * matrix);
   });
 
   it('takes the place of a dead input in a compiled function, not of one that is still needed', async () => {
