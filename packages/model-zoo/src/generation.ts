@@ -13,7 +13,6 @@ export interface CachedDecoder<State> {
 }
 
 /** What is generated, and what ends it. */
-/** A generated text. */
 export interface GenerationOptions extends SamplingOptions {
   /** Most tokens to generate. */
   maxNewTokens: number;
@@ -34,6 +33,7 @@ export interface GeneratedToken {
   readonly text: string;
 }
 
+/** A generated text. */
 export interface Generation {
   /** Generated tokens without the prompt; the one that ended the text is the last. */
   readonly ids: readonly number[];
