@@ -10,7 +10,8 @@ import {
   valuesOf,
   type Encoded,
 } from './golden-model.test-support.ts';
-import { createLlama, type Llama } from './llama.ts';
+import { llama_110m } from './config.ts';
+import { createLlama, llamaContext, masked, type Llama } from './llama.ts';
 import type { JsonObject } from './json-object.ts';
 
 /** Made by tools/golden/llama_variants.py with transformers; versions inside. */
@@ -88,4 +89,20 @@ it('refuses weights that are missing or misshapen, by name', async () => {
     'weight model.embed_tokens.weight has shape [2]; config.json implies [24,16]',
   );
   wrong.dispose();
+});
+
+it("hides later tokens and those of a row's other examples", () => {
+  const maskOf = (segments?: number[]) => {
+    const positionIds = Int32Array.of(0, 1, 0, 0, 0, 1);
+    const segmentIds = segments && Int32Array.from(segments);
+    const tables = llamaContext(llama_110m, { batchSize: 2, length: 3, positionIds, segmentIds });
+    const [, , mask] = tables.map((table) => ({ shape: table.shape, values: [...table.dataSync()] }));
+    tf.dispose(tables);
+    return { shape: mask.shape, seen: mask.values.map((value) => (value === 0 ? 1 : value === Math.fround(masked) ? 0 : NaN)) }; // prettier-ignore
+  };
+  const before = liveTensors();
+  expect(maskOf()).toEqual({ shape: [1, 1, 1, 3, 3], seen: [1, 0, 0, 1, 1, 0, 1, 1, 1] });
+  const seen = [...[1, 0, 0, 1, 1, 0, 0, 0, 1], ...[1, 0, 0, 0, 1, 0, 0, 1, 1]];
+  expect(maskOf([1, 1, 2, 1, 2, 2])).toEqual({ shape: [2, 1, 1, 3, 3], seen });
+  expect(liveTensors()).toBe(before);
 });

@@ -1,4 +1,13 @@
-import { bfloat16Arithmetic, Parameter, tf, type Arithmetic, type RawTensor } from '@blockwise/tensorflow';
+import {
+  attribute,
+  bfloat16Arithmetic,
+  dtypes,
+  operation,
+  Parameter,
+  tf,
+  type Arithmetic,
+  type RawTensor,
+} from '@blockwise/tensorflow';
 import { llamaLayerShapes, llamaWeightShapes, type LlamaConfig } from './config.ts';
 import { attention, bfloat16Linear, embedding, plainLinear, rmsNorm, rotary, swiglu } from './layers.ts';
 import { rotaryTables } from './rotary-tables.ts';
@@ -182,17 +191,24 @@ export function llamaContext(config: LlamaConfig, layout: BatchLayout): tf.Tenso
   const rows = segmentIds ? B : 1;
   // Rows with one example each share one table, which counts on through the padding of any of them.
   const { cos, sin } = rotaryTables(config, segmentIds ? positionIds : Int32Array.from({ length: T }, (_, i) => i));
-  const mask = new Float32Array(rows * T * T);
-  for (let b = 0; b < rows; b++) {
-    for (let query = 0; query < T; query++) {
-      for (let key = 0; key < T; key++) {
-        const sees = key <= query && (!segmentIds || segmentIds[b * T + key] === segmentIds[b * T + query]);
-        if (!sees) mask[(b * T + query) * T + key] = masked;
-      }
-    }
-  }
+  const causal = new Float32Array(T * T);
+  for (let query = 0; query < T; query++) causal.fill(masked, query * T + query + 1, (query + 1) * T);
   const table = (values: Float32Array) => tf.tensor4d(values, [rows, T, 1, config.head_dim]);
-  return [table(cos), table(sin), tf.tensor5d(mask, [rows, 1, 1, T, T])];
+  const mask = tf.tensor5d(causal, [1, 1, 1, T, T]);
+  return [table(cos), table(sin), segmentIds ? withinSegments(mask, segmentIds, B) : mask];
+}
+
+/** A mask for each of B rows, which lets no query see another segment; consumes the one of all. (In JavaScript each would be garbage of its size.) */
+function withinSegments(mask: tf.Tensor5D, segmentIds: Int32Array, B: number): tf.Tensor {
+  const T = mask.shape[4];
+  const result = tf.tidy(() => {
+    const ofQueries = tf.tensor5d(segmentIds, [B, 1, 1, T, 1], 'int32');
+    const sees = tf.equal(ofQueries, tf.reshape(ofQueries, [B, 1, 1, 1, T]));
+    // tf.where would first repeat the masks for all rows.
+    return operation('SelectV2', [attribute.type('T', dtypes.float32.code)], [sees, mask, tf.scalar(masked)])[0];
+  });
+  mask.dispose();
+  return result;
 }
 
 /** What a model's linear layers and attention multiply in: see bfloat16Linear. Everything else is float32. */

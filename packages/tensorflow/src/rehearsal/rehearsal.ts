@@ -18,8 +18,8 @@ const realBytes = 4096;
 const keptBytes = 2 ** 24;
 
 /**
- * Matrices of its input's size (float32) that an operation takes from malloc, through Eigen: copies, the factors, and what they are made of. Measured from 384 x 384
- * to 2048 x 768: 11 to 17 for singular values (BDCSVD), 4 to 5 for Q R.
+ * Matrices of its input's size (float32) that an operation takes from malloc, through Eigen: copies, the factors, and what they are made
+ * of. Measured from 384 x 384 to 2048 x 768: 11 to 17 for singular values (BDCSVD), 4 to 5 for Q R.
  */
 const eigenCopies: Readonly<Record<string, number>> = { Svd: 14, Qr: 4 };
 
