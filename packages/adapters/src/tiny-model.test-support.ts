@@ -1,5 +1,5 @@
 import { createLlama, llama_defaults, llamaWeightShapes, type Llama, type LlamaConfig } from '@blockwise/model-zoo';
-import { takeRaw, tf } from '@blockwise/tensorflow';
+import { elementCount, takeRaw, tf } from '@blockwise/tensorflow';
 
 /** For tests only: a small Llama whose weights follow a formula. */
 export function tinyModel(settings: Partial<LlamaConfig> = {}, dtype: 'float32' | 'bfloat16' = 'float32'): Llama {
@@ -10,8 +10,7 @@ export function tinyModel(settings: Partial<LlamaConfig> = {}, dtype: 'float32' 
     ...settings,
   };
   const weights = [...llamaWeightShapes(config)].map(([name, shape], n) => {
-    const size = shape.reduce((product, extent) => product * extent, 1);
-    const values = Float32Array.from({ length: size }, (_, i) => 0.4 * Math.sin(12.9898 * i + n) + (name.includes('norm') ? 1 : 0)); // prettier-ignore
+    const values = Float32Array.from({ length: elementCount(shape) }, (_, i) => 0.4 * Math.sin(12.9898 * i + n) + (name.includes('norm') ? 1 : 0)); // prettier-ignore
     return [name, takeRaw(tf.tensor(values, [...shape]), dtype)] as const;
   });
   return createLlama(config, new Map(weights));

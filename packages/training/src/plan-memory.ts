@@ -1,5 +1,5 @@
 import { createBatches, type BatchSource, type Example } from '@blockwise/loaders';
-import { rehearse, type Parameter } from '@blockwise/tensorflow';
+import { rehearse, totalBytes, type Parameter } from '@blockwise/tensorflow';
 import { train, type TrainOptions, type TrainParts } from './train.ts';
 
 /** What decides a run's memory. */
@@ -68,9 +68,8 @@ export function planMemory(input: MemoryPlanInput): Promise<PlannedMemory> {
     const options = { ...input.options, ...timing, totalSteps };
     const done = await train({ model, optimizer, batches: batchesOf(input), options });
     const { resident, mapped, read } = memory();
-    const bytesOf = (some: Iterable<Parameter>) => [...some].reduce((sum, { byteLength }) => sum + byteLength, 0);
     const all = [...model.parameters.values()];
-    const streamed = (some: Iterable<Parameter>) => bytesOf([...some].filter(({ isStreamed }) => isStreamed));
+    const streamed = (some: Iterable<Parameter>) => totalBytes([...some].filter(({ isStreamed }) => isStreamed));
     const aStage = Math.max(...model.stages.map((stage) => streamed(stage.parameters.values())));
     const dropped = streamed(all) - aStage;
     const areCast = all.some(({ storageDtype }) => storageDtype !== 'float32');
