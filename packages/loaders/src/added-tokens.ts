@@ -1,6 +1,6 @@
-import { UserError } from '@blockwise/errors';
+import { isObject, UserError } from '@blockwise/errors';
 import { join } from 'node:path';
-import { describe, isObject, type JsonRecord } from './json-record.ts';
+import { describe, type JsonRecord } from './json-record.ts';
 
 /** Far above any vocabulary (Gemma's has 262,144): tokenizers.js makes an array up to the highest id, which takes a minute where that is 10^9. */
 const maxTokenId = 2 ** 22;

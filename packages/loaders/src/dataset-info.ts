@@ -1,8 +1,8 @@
-import { UserError, nearMatch } from '@blockwise/errors';
+import { isObject, nearMatch, UserError } from '@blockwise/errors';
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { NamedDataset } from './dataset-names.ts';
-import { describe, isObject, type JsonRecord } from './json-record.ts';
+import { describe, type JsonRecord } from './json-record.ts';
 import type { RecordLayout } from './record-layout.ts';
 
 /** A dataset as LLaMA-Factory's dataset_info.json describes it. */

@@ -1,4 +1,4 @@
-import { isObject } from './json-record.ts';
+import { isObject } from '@blockwise/errors';
 
 /** What a dataset calls the parts of its records; undefined: it has none. */
 export type RecordLayout =

@@ -1,5 +1,5 @@
-import { UserError } from '@blockwise/errors';
-import { describe, isObject, type JsonRecord } from './json-record.ts';
+import { isObject, UserError } from '@blockwise/errors';
+import { describe, type JsonRecord } from './json-record.ts';
 import { inStandardNames, type RecordLayout } from './record-layout.ts';
 import {
   closeSync,

@@ -1,4 +1,4 @@
-import { UserError } from '@blockwise/errors';
+import { isObject, UserError } from '@blockwise/errors';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -6,7 +6,7 @@ import { Script } from 'node:vm';
 import { Template as JinjaTemplate } from '@huggingface/jinja';
 import { Tokenizer as TokenizersJs } from '@huggingface/tokenizers';
 import { appendAddedTokens, refuseWholeWordTokens } from './added-tokens.ts';
-import { describe, isObject, type JsonRecord } from './json-record.ts';
+import { describe, type JsonRecord } from './json-record.ts';
 import { createStreamDecoder } from './stream-decoder.ts';
 import type { StreamDecoder } from './stream-decoder.ts';
 

@@ -1,3 +1,4 @@
+import { isObject } from '@blockwise/errors';
 import { join } from 'node:path';
 import { llama_defaults, llamaLayerShapes, llamaWeightShapes, type LlamaConfig } from './config.ts';
 import {
@@ -7,7 +8,7 @@ import {
   type ConfigFamily,
   type LlamaConfigFile,
 } from './config-file.ts';
-import { brief, isObject, readJsonObject, type JsonObject } from './json-object.ts';
+import { brief, readJsonObject, type JsonObject } from './json-object.ts';
 
 /** transformers' BitNetConfig(), which is also the shape of microsoft/bitnet-b1.58-2B-4T (whose head is tied). */
 export const bitnet_defaults: LlamaConfig = {

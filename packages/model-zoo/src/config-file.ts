@@ -1,10 +1,10 @@
-import { UserError, nearMatch } from '@blockwise/errors';
+import { isObject, nearMatch, UserError } from '@blockwise/errors';
 import { join } from 'node:path';
 
 import { writeFileAside } from './atomic-file.ts';
 import { llama_defaults } from './config.ts';
 import type { LlamaConfig, RopeParameters, WeightDtype } from './config.ts';
-import { brief, briefName, isObject, readJsonObject } from './json-object.ts';
+import { brief, briefName, readJsonObject } from './json-object.ts';
 import type { JsonObject } from './json-object.ts';
 
 /** A config.json, understood. */

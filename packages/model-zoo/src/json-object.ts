@@ -1,9 +1,6 @@
 import { isObject, UserError } from '@blockwise/errors';
 import { readFileSync, statSync } from 'node:fs';
-
 import { scanJson } from './json-scan.ts';
-
-export { isObject };
 
 /** A JSON object whose fields are still to be looked at. */
 export type JsonObject = Record<string, unknown>;

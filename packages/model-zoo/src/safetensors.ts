@@ -1,11 +1,11 @@
-import { UserError } from '@blockwise/errors';
+import { isObject, UserError } from '@blockwise/errors';
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 
 import { dtypes, type DType } from '@blockwise/tensorflow';
 
 import { publish, writeAside } from './atomic-file.ts';
-import { brief, briefName, isObject, shorten } from './json-object.ts';
+import { brief, briefName, shorten } from './json-object.ts';
 import { scanJson } from './json-scan.ts';
 
 /** The dtypes of the safetensors format that this package carries, with their engine name. */

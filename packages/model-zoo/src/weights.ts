@@ -1,4 +1,4 @@
-import { UserError, nearMatch } from '@blockwise/errors';
+import { isObject, nearMatch, UserError } from '@blockwise/errors';
 import { closeSync, existsSync, readdirSync, statSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
@@ -7,7 +7,7 @@ import { MappedFile } from '@blockwise/tensorflow';
 import type { DType, RawTensor } from '@blockwise/tensorflow';
 
 import { discard, publish, writeAside } from './atomic-file.ts';
-import { brief, briefName, isObject, maxListed, readJsonObject, shorten } from './json-object.ts';
+import { brief, briefName, maxListed, readJsonObject, shorten } from './json-object.ts';
 import {
   byteLengthOf,
   openForReading,

@@ -4,7 +4,8 @@ import { attribute, attributeKinds, type Attribute } from './attributes.ts';
 import { dtypes, TF_RESOURCE, TF_STRING, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
 import { executeOperation } from './execute-operation.ts';
-import { currentRuntime, notLoaded, type Value } from './runtime.ts';
+import { currentRuntime, notLoaded } from './current-runtime.ts';
+import type { Value } from './runtime.ts';
 
 /**
  * Puts our runtime underneath the JavaScript kernels of @tensorflow/tfjs-node-gpu. Those kernels describe each TensorFlow.js operation as

@@ -4,7 +4,8 @@ import { dtypeOfCode, dtypes, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
 import { isSymbol } from './graph.ts';
 import { idOfAny, RawTensor, wrapAny, type AnyTensor } from './raw-tensor.ts';
-import { currentRuntime, type TensorRuntime } from './runtime.ts';
+import { currentRuntime } from './current-runtime.ts';
+import type { TensorRuntime } from './runtime.ts';
 
 /** A TensorFlow.js function compiled to one TensorFlow function per shape of its inputs. */
 export interface CompiledFunction<Outputs extends AnyTensor[] = tf.Tensor[]> {

@@ -1,7 +1,7 @@
 import { dirname } from 'node:path';
 import process from 'node:process';
 import { expect, test, vi } from 'vitest';
-import { currentRuntime } from './runtime.ts';
+import { currentRuntime } from './current-runtime.ts';
 import { describeEngine, initTensorFlow, liveTensors, provisionTensorFlow, tf } from './index.ts';
 
 /** A test file is a process: here TensorFlow starts badly, then well. */

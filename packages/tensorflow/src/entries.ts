@@ -3,7 +3,7 @@ import { attribute, type Attribute } from './attributes.ts';
 import { idOf, wrap } from './backend.ts';
 import { dtypes, elementCount, type DType } from './dtypes.ts';
 import { idOfAny, RawTensor, type AnyTensor } from './raw-tensor.ts';
-import { currentRuntime } from './runtime.ts';
+import { currentRuntime } from './current-runtime.ts';
 
 /** `count` adjacent ones of some things in a row, on past the end from the beginning. */
 export interface Stretch {

@@ -1,6 +1,7 @@
 import { attribute, int64s, type Attribute } from './attributes.ts';
 import { dtypes } from './dtypes.ts';
-import { currentRuntime, type Value } from './runtime.ts';
+import { currentRuntime } from './current-runtime.ts';
+import type { Value } from './runtime.ts';
 
 /** Runtime.execute() of any operation by its name, but for what TensorFlow 2.21 gets wrong. Inputs are borrowed. */
 export function executeOperation(name: string, attributes: readonly Attribute[], inputs: readonly number[]): Value[] {

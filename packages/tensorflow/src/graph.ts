@@ -1,7 +1,7 @@
 import { int64s, setAttributes, type Attribute } from './attributes.ts';
 import { dtypes, elementCount } from './dtypes.ts';
 import { TensorUseError, tensorFlowError } from './errors.ts';
-import type { Constant, TracedFunction, TracedNode } from './fusion.ts';
+import type { Constant, TracedFunction, TracedNode } from './fusion/traced-function.ts';
 import { cstring, libc, type GraphOutput, type Pointer, type TensorFlowFunctions } from './library.ts';
 
 /** A value inside a graph under construction: which output of which node, its TF_DataType code and its shape. */

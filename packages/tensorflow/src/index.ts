@@ -57,6 +57,6 @@ export {
   type Rounding,
   type Streaming,
 } from './raw-tensor.ts';
-export { isRehearsal } from './runtime.ts';
+export { isRehearsal } from './current-runtime.ts';
 export { rehearse, type RehearsedMemory } from './rehearsal/rehearsal.ts';
 export { Variable, type AdamScalars } from './variable.ts';

@@ -2,7 +2,7 @@ import { UserError } from '@blockwise/errors';
 import * as tf from '@tensorflow/tfjs-core';
 import { registerBackend } from './backend.ts';
 import { provisionTensorFlow } from './provision/provision-tensorflow.ts';
-import { currentRuntime, hasRuntime, startRuntime } from './runtime.ts';
+import { currentRuntime, hasRuntime, startRuntime } from './current-runtime.ts';
 
 /** How initTensorFlow() starts the engine. */
 export interface TensorFlowOptions {

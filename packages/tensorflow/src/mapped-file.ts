@@ -8,7 +8,7 @@ import { dtypes, elementCount, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
 import { libc, type Pointer } from './library.ts';
 import { byteLengthOf, RawTensor } from './raw-tensor.ts';
-import { currentRuntime } from './runtime.ts';
+import { currentRuntime } from './current-runtime.ts';
 
 const PROT_READ = 1;
 const MAP_SHARED = 1;

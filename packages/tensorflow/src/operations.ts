@@ -4,7 +4,7 @@ import { attribute, type Attribute } from './attributes.ts';
 import { dtypes, elementCount, type DType } from './dtypes.ts';
 import { executeOperation } from './execute-operation.ts';
 import { idOfAny, RawTensor, takeFloat32, toRaw, wrapAny, type AnyTensor } from './raw-tensor.ts';
-import { currentRuntime, isRehearsal } from './runtime.ts';
+import { currentRuntime, isRehearsal } from './current-runtime.ts';
 
 /** Operations of TensorFlow that TensorFlow.js lacks or reaches by a slower way. All work at once and inside compiled functions. */
 

@@ -3,7 +3,8 @@ import { attribute } from './attributes.ts';
 import { idOf, wrap } from './backend.ts';
 import { dtypeOfCode, dtypes, elementCount, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
-import { currentRuntime, type Value } from './runtime.ts';
+import { currentRuntime } from './current-runtime.ts';
+import type { Value } from './runtime.ts';
 
 /** What is done for a weight that is to take no memory between its uses. */
 export interface Streaming {

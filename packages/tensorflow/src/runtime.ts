@@ -1,13 +1,14 @@
 import { UserError } from '@blockwise/errors';
-import { closeSync, openSync, writeSync } from 'node:fs';
-import process from 'node:process';
+import { writeSync } from 'node:fs';
 import { attribute, int64s, setAttributes, type Attribute } from './attributes.ts';
 import { typeName } from './dtypes.ts';
 import { TensorUseError, tensorFlowError } from './errors.ts';
-import { fuse, actionOf, type TracedFunction, type TracedNode } from './fusion.ts';
+import { fuse } from './fusion/fuse.ts';
+import { actionOf } from './fusion/lean.ts';
+import type { TracedFunction, TracedNode } from './fusion/traced-function.ts';
 import { Graph, isSymbol } from './graph.ts';
 import { cleanLibraryPages } from './library-pages.ts';
-import { cstring, libc, loadLibrary, type Pointer, type TensorFlowFunctions } from './library.ts';
+import { cstring, libc, type Pointer, type TensorFlowFunctions } from './library.ts';
 
 /** Where and how operations run. */
 export interface RuntimeOptions {
@@ -346,6 +347,9 @@ export class Runtime {
   }
 }
 
+/** What runs operations: TensorFlow, or a rehearsal that only counts what they would take. */
+export type TensorRuntime = Pick<Runtime, keyof Runtime>;
+
 /**
  * ConfigProto bytes: device_count (1), intra_op_parallelism_threads (2), allow_soft_placement (7), gpu_options.allow_growth (6.4). Device
  * 'cpu' counts no GPU, so that a CUDA build which serves it leaves the machine's GPUs alone.
@@ -366,64 +370,3 @@ let noop: Pointer = 0;
 function keepMemory(): Pointer {
   return (noop ||= libc.dlsym(0, 'getpid') as Pointer);
 }
-
-/** TensorFlow greets on standard error before its log level applies. What goes wrong in `body` comes as an exception all the same. */
-function withoutStderr<T>(body: () => T): T {
-  const nowhere = openSync('/dev/null', 'w');
-  const stderr = libc.dup(2) as number;
-  libc.dup2(nowhere, 2);
-  try {
-    return body();
-  } finally {
-    libc.dup2(stderr, 2);
-    closeSync(stderr);
-    closeSync(nowhere);
-  }
-}
-
-let runtime: Runtime | undefined;
-
-/** What everything says that needs TensorFlow before initTensorFlow(). */
-export const notLoaded = 'TensorFlow is not loaded yet: await initTensorFlow() first';
-
-/** Starts TensorFlow in this process, once. */
-export function startRuntime(frameworkPath: string, ccPath: string, options: RuntimeOptions): Runtime {
-  // Errors come as exceptions that name the operation; what TensorFlow prints beside them is about its own start.
-  process.env.TF_CPP_MIN_LOG_LEVEL ??= '3';
-  // oneDNN's float32 GEMM is half as fast again on CPUs without AVX-512, where TensorFlow leaves it off; elsewhere this is the default.
-  process.env.TF_ENABLE_ONEDNN_OPTS ??= '1';
-  // Reductions along rows in two passes, with the values written down in between: 1.3 to 3 times slower than in one.
-  process.env.XLA_FLAGS ??= '--xla_disable_hlo_passes=tree_reduction_rewriter';
-  return withoutStderr(
-    () => (runtime = new Runtime(loadLibrary(frameworkPath, ccPath), options, [frameworkPath, ccPath])),
-  );
-}
-
-/** What runs operations: TensorFlow, or a rehearsal that only counts what they would take. */
-export type TensorRuntime = Pick<Runtime, keyof Runtime>;
-
-let standIn: TensorRuntime | undefined;
-
-/** The runtime, once initTensorFlow() has run. */
-export function currentRuntime(): TensorRuntime {
-  if (standIn) return standIn;
-  if (!runtime) throw new Error(notLoaded);
-  return runtime;
-}
-
-/** Runs `body` with another runtime in place of TensorFlow's; see rehearsal/. */
-export async function withRuntime<T>(other: TensorRuntime, body: () => Promise<T>): Promise<T> {
-  if (standIn) throw new Error('internal: rehearsals do not nest');
-  standIn = other;
-  try {
-    return await body();
-  } finally {
-    standIn = undefined;
-  }
-}
-
-/** Whether values are imagined now (see rehearse()): work on them in JavaScript would be in vain. */
-export const isRehearsal = () => standIn !== undefined;
-
-/** Whether initTensorFlow() has loaded the library. */
-export const hasRuntime = () => runtime !== undefined;

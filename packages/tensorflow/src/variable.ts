@@ -4,7 +4,7 @@ import { idOf } from './backend.ts';
 import { dtypes, elementCount, type DType } from './dtypes.ts';
 import { TensorUseError } from './errors.ts';
 import { idOfAny, wrapAny, type AnyTensor } from './raw-tensor.ts';
-import { currentRuntime } from './runtime.ts';
+import { currentRuntime } from './current-runtime.ts';
 
 /** TensorFlow's name for a resource that nobody else can look up (tensorflow/core/framework/resource_handle.h). */
 const anonymous = 'cd2c89b7-88b7-44c8-ad83-06c2a9158347';

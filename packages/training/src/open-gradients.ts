@@ -1,5 +1,5 @@
 import type { GradientTerm } from '@blockwise/model-zoo';
-import type { Projection } from '@blockwise/optimizers';
+import type { Optimizer, Projection } from '@blockwise/optimizers';
 import {
   byteLengthOf,
   cast,
@@ -16,6 +16,13 @@ import {
 
 /** A gradient (or its projection) the moment it is complete, float32 or (the product of one linear layer in bfloat16) bfloat16; owned by the receiver. */
 export type Gradient = readonly [name: string, gradient: AnyTensor];
+
+/**
+ * How an optimizer wants gradients. fused: at most one of a matrix is alive at a time, a tied head's excepted; those of linear layers are kept as
+ * factors until it is their turn, as is done otherwise where it takes less memory (the gradients are the same bits). projection: what is handed
+ * out in place of a gradient; of a linear layer's, the factors make it, and the gradient itself never exists.
+ */
+export type GradientsWanted = Pick<Optimizer, 'fused' | 'projection'>;
 
 /** Gradients still growing, over micro-batches or because a weight is tied. Terms that are factors or rows become whole when taken. */
 export class OpenGradients {

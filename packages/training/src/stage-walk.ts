@@ -1,17 +1,10 @@
 import { UserError } from '@blockwise/errors';
-import { linearShapes, type Stage, type StagedModel } from '@blockwise/model-zoo';
-import {
-  byteLengthOf,
-  concatRows,
-  elementCount,
-  tf,
-  totalBytes,
-  type AnyTensor,
-  type Parameter,
-} from '@blockwise/tensorflow';
-import type { Optimizer } from '@blockwise/optimizers';
+import type { Stage, StagedModel } from '@blockwise/model-zoo';
+import { byteLengthOf, concatRows, tf, type AnyTensor, type Parameter } from '@blockwise/tensorflow';
+import { headPieces, rowsPerPiece, scatterRows } from './head-pieces.ts';
+import { KeptMemory, rowsOf, smallerAsFactors, trainedLinears } from './kept-memory.ts';
 import type { MicroBatch } from './micro-batch.ts';
-import { OpenGradients, type Gradient } from './open-gradients.ts';
+import { OpenGradients, type Gradient, type GradientsWanted } from './open-gradients.ts';
 import { StageFunctions, type Operands } from './stage-functions.ts';
 
 /** What one micro-batch's forward run left for its backward run; undefined below the lowest trained stage. */
@@ -49,16 +42,8 @@ export interface WalkTiming {
   backward: number;
 }
 
-/** Logits of one call of the head take at most this many bytes: long batches and large vocabularies go through it in pieces. */
-const maximumLogitBytes = 32 * 2 ** 20;
 /** A float32 copy of the head's weights is made for all pieces up to this size; a larger one is made in each, part by part. */
 const maximumHeadCopy = 128 * 2 ** 20;
-/** Rows of a piece are a multiple of this, so that few shapes are compiled. */
-const rowMultiple = 64;
-const maximumRows = 1024;
-
-/** Bytes for products of linear layers where nothing else is said: a quarter of the weights', at least 256 MiB. */
-const defaultKeptBytes = (weightBytes: number) => Math.max(256 * 2 ** 20, weightBytes / 4);
 
 /** How a StageWalk trades memory for time. */
 export interface StageWalkOptions {
@@ -71,36 +56,22 @@ export interface StageWalkOptions {
 }
 
 /**
- * How an optimizer wants gradients. fused: at most one of a matrix is alive at a time, a tied head's excepted; those of linear layers are kept as
- * factors until it is their turn, as is done otherwise where it takes less memory (the gradients are the same bits). projection: what is handed
- * out in place of a gradient; of a linear layer's, the factors make it, and the gradient itself never exists.
- */
-export type GradientsWanted = Pick<Optimizer, 'fused' | 'projection'>;
-
-/**
  * Walks a model's stages: forward keeps each stage's input; backward goes from the top, runs each stage again, and stops at the lowest
  * stage with a trained weight (BAdam, arXiv 2404.02827, section 2.2: no gradient is computed that no update needs). Several micro-batches
- * pass a stage together before the walk moves down, or the stages one after the other, whichever takes less memory (see groupsOf()).
+ * pass a stage together before the walk moves down, or the stages one after the other, whichever takes less memory (see KeptMemory).
  */
 export class StageWalk {
   private readonly functions = new StageFunctions();
   readonly timing: WalkTiming = { forward: 0, backward: 0 };
   /** The most bytes that what is kept for the backward run took together. */
   activationBytes = 0;
-  private readonly rowsPerPiece: number;
-  private readonly keptBytes: number;
+  private readonly kept: KeptMemory;
 
   constructor(
     private readonly model: StagedModel,
     { keptBytes }: StageWalkOptions = {},
   ) {
-    this.keptBytes = keptBytes ?? defaultKeptBytes(totalBytes(model.parameters.values()));
-    const head = model.stages[model.stages.length - 1];
-    const vocabulary = Math.max(
-      ...[...head.parameters.values()].map(({ shape }) => (shape.length === 2 ? shape[0] : 1)),
-    );
-    const fitting = Math.floor(maximumLogitBytes / (4 * vocabulary * rowMultiple)) * rowMultiple;
-    this.rowsPerPiece = Math.min(Math.max(fitting, rowMultiple), maximumRows);
+    this.kept = new KeptMemory(model, keptBytes);
   }
 
   get compilation() {
@@ -115,7 +86,7 @@ export class StageWalk {
     const operands = await this.operandsOf(stage, [batch]);
     try {
       let sum = 0;
-      for (const { rows, targets, weights } of this.pieces(batch, pass.inputs[head]!, 1)) {
+      for (const { rows, targets, weights } of headPieces(stage, batch, pass.inputs[head]!, 1)) {
         const loss = await this.functions.loss(stage, operands, rows, targets, weights);
         sum += (await loss.data())[0];
         tf.dispose([loss, rows, targets, weights]);
@@ -151,10 +122,10 @@ export class StageWalk {
     const passes: Pass[] = [];
     let loss = 0;
     try {
-      const groups = this.groupsOf(batches, lowest, trained, how);
+      const groups = this.kept.groupsOf(batches, lowest, trained, how);
       for (const group of groups) {
         const begin = performance.now();
-        const keepFrom = this.lowestKept(group, lowest);
+        const keepFrom = this.kept.lowestKept(group, lowest);
         for (const batch of group) passes.push(await this.forward(batch, lowest, keepFrom));
         const middle = performance.now();
         const all = passes.flatMap(({ inputs, products }) => [...inputs, ...products.flat()]);
@@ -172,33 +143,6 @@ export class StageWalk {
       open.dispose();
       passes.forEach(disposePass);
     }
-  }
-
-  /**
-   * The micro-batches that pass the stages together. All of them: the gradients of one stage are alive at a time, as LOMO wants it. Or one after
-   * the other: one micro-batch's inputs and products are alive at a time, beside all gradients, which grow from one to the next: of BAdam's
-   * block that is far less.
-   */
-  private groupsOf(
-    batches: readonly MicroBatch[],
-    lowest: number,
-    trained: ReadonlySet<string>,
-    how: GradientsWanted,
-  ): (readonly MicroBatch[])[] {
-    if (how.fused || batches.length === 1) return [batches];
-    const shapes = [...trained].map((name) => how.projection?.(name)?.shape ?? this.model.parameters.get(name)!.shape);
-    const gradients = shapes.reduce((sum, shape) => sum + 4 * elementCount(shape), 0);
-    const each = Math.max(...batches.map((batch) => this.keptBy([batch], lowest)));
-    return gradients + each < this.keptBy(batches, lowest) ? batches.map((batch) => [batch]) : [batches];
-  }
-
-  /** About the bytes of what micro-batches leave for a backward run together. */
-  private keptBy(batches: readonly MicroBatch[], lowest: number): number {
-    const { stages } = this.model;
-    const width = Math.max(...[...linearShapes(stages.at(-1)!).values()].map(([, inputs]) => inputs));
-    const products = stages.slice(this.lowestKept(batches, lowest), -1);
-    const each = products.reduce((sum, stage) => sum + productBytes(stage), 4 * width * (stages.length - lowest));
-    return rowsOf(batches) * each;
   }
 
   /**
@@ -234,16 +178,6 @@ export class StageWalk {
       if (receive) for (const gradient of open.take(namesBelow(stages, index))) await receive(gradient);
     }
     return loss;
-  }
-
-  /** The lowest stage whose products fit into keptBytes together with those of all stages above it, over all micro-batches. */
-  private lowestKept(batches: readonly MicroBatch[], lowest: number): number {
-    const { stages } = this.model;
-    const rows = rowsOf(batches);
-    let left = this.keptBytes;
-    let index = stages.length - 1;
-    while (index > Math.max(lowest, 1) && (left -= rows * productBytes(stages[index - 1])) >= 0) index--;
-    return index;
   }
 
   /** Runs all stages but the head, keeping the inputs of stages from `lowest` up and the products of those from `keepFrom` up. */
@@ -299,7 +233,7 @@ export class StageWalk {
     const factors = new Map<Parameter, [dy: AnyTensor, x: AnyTensor][]>();
     const dRows: tf.Tensor[] = [];
     let loss = 0;
-    for (const { rows, targets, weights } of this.pieces(batch, hidden, 1 / labels)) {
+    for (const { rows, targets, weights } of headPieces(stage, batch, hidden, 1 / labels)) {
       const given = [rows, targets, weights] as const;
       const result = await this.functions.lossAndGradients(stage, operands, ...given, names, inputGradient, factored);
       loss += (await result.loss.data())[0];
@@ -325,36 +259,8 @@ export class StageWalk {
     const isHead = stage === this.model.stages.at(-1);
     const rows = batches.reduce((sum, { rows }) => sum + rows.length, 0);
     const bytes = [...stage.parameters.values()].reduce((sum, { elements }) => sum + 4 * elements, 0);
-    const areShared = isHead && rows > this.rowsPerPiece && bytes <= maximumHeadCopy && !stage.linear;
+    const areShared = isHead && rows > rowsPerPiece(stage) && bytes <= maximumHeadCopy && !stage.linear;
     return areShared ? this.functions.floats(stage) : this.functions.operands(stage);
-  }
-
-  /**
-   * Predicting rows in pieces of few different sizes, all of rowsPerPiece but the last, which is filled up to a multiple of 64.
-   * @param weight of each row; those that only fill up weigh 0
-   */
-  private *pieces({ rows, targets }: MicroBatch, hidden: tf.Tensor, weight: number): Generator<Piece> {
-    const count = rows.length;
-    const filled = Math.ceil(count / rowMultiple) * rowMultiple;
-    const [allRows, allTargets] = [rows, targets].map((values) => {
-      const padded = new Int32Array(filled);
-      padded.set(values);
-      return padded;
-    });
-    const weights = new Float32Array(filled).fill(weight, 0, count);
-    const gathered = tf.tidy(() => tf.gather(hidden, tf.tensor1d(allRows, 'int32')) as tf.Tensor2D);
-    try {
-      for (let from = 0; from < filled; from += this.rowsPerPiece) {
-        const to = Math.min(from + this.rowsPerPiece, filled);
-        yield {
-          rows: tf.slice(gathered, from, to - from),
-          targets: tf.tensor1d(allTargets.subarray(from, to), 'int32'),
-          weights: tf.tensor1d(weights.subarray(from, to)),
-        };
-      }
-    } finally {
-      gathered.dispose();
-    }
   }
 
   dispose(): void {
@@ -365,63 +271,13 @@ export class StageWalk {
 const notFinite = (loss: number) =>
   `the loss became ${loss}: training stopped before an update was made with it. Begin again with a lower learning_rate or max_grad_norm, or more warm-up`;
 
-const rowsOf = (batches: readonly MicroBatch[]) => batches.reduce((sum, { ids }) => sum + ids.size, 0);
-
-/** Bytes per row of the outputs of a stage's linear layers together; the last one's is not kept. */
-function productBytes(stage: Stage): number {
-  const widths = [...linearShapes(stage).values()].map(([outputs]) => outputs);
-  return (stage.operandBytes ?? 4) * widths.slice(0, -1).reduce((sum, width) => sum + width, 0);
-}
-
-/** Rows of a batch that go through the head together; the receiver's. */
-interface Piece {
-  /** float32 [R, H] */
-  readonly rows: tf.Tensor;
-  /** int32 [R] */
-  readonly targets: tf.Tensor;
-  /** float32 [R] */
-  readonly weights: tf.Tensor;
-}
-
-/**
- * Gradients of gathered rows (of each piece, float32 [R, H]) in the places of these rows among all, as float32 [N, H]; consumes them.
- * Each row was gathered once, so that this is a gathering too, with a row of zeros for all others.
- */
-function scatterRows(pieces: tf.Tensor[], rows: Int32Array, { shape: [count, width] }: tf.Tensor): tf.Tensor {
-  return tf.tidy(() => {
-    const all = tf.concat([...pieces, tf.zeros([1, width!])]);
-    tf.dispose(pieces);
-    const sources = new Int32Array(count).fill(all.shape[0] - 1);
-    rows.forEach((row, i) => (sources[row] = i));
-    return tf.gather(all, tf.tensor1d(sources, 'int32'));
-  });
-}
-
 /** Names inside the stage of its trained weights. */
 function localNames(stage: Stage, trained: ReadonlySet<string>): string[] {
   return [...stage.parameters].filter(([, parameter]) => trained.has(parameter.name)).map(([local]) => local);
-}
-
-/** A stage's trained weights that linear layers multiply by. */
-function trainedLinears(stage: Stage, trained: ReadonlySet<string>) {
-  const all = [...linearShapes(stage)].map(([local, [outputs, inputs]]) => {
-    return { name: stage.parameters.get(`${local}.weight`)?.name ?? '', outputs, inputs };
-  });
-  return all.filter(({ name }) => trained.has(name));
 }
 
 /** Weights of the stages below: their gradients are not complete yet. */
 function namesBelow(stages: readonly Stage[], index: number): ReadonlySet<string> {
   const below = stages.slice(0, index).flatMap(({ parameters }) => [...parameters.values()]);
   return new Set(below.map(({ name }) => name));
-}
-
-/** Whether the factors of the trained linear weights' gradients, over all rows of a step, take less memory than the gradients. */
-function smallerAsFactors(stage: Stage, trained: ReadonlySet<string>, rows: number): boolean {
-  let [factors, gradients] = [0, 0];
-  for (const { outputs, inputs } of trainedLinears(stage, trained)) {
-    factors += (stage.operandBytes ?? 4) * rows * (inputs + outputs);
-    gradients += 4 * inputs * outputs;
-  }
-  return factors < gradients;
 }

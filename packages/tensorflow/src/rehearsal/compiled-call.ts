@@ -1,6 +1,7 @@
 import { elementCount } from '../dtypes.ts';
-import { scratchBytes, type TracedFunction } from '../fusion.ts';
+import type { TracedFunction } from '../fusion/traced-function.ts';
 import type { Buffers, TensorBuffer } from './buffers.ts';
+import { scratchBytes } from './kernel-scratch.ts';
 
 /** A value of a compiled function: which buffer it takes is known when the function runs. */
 export interface SymbolSpec {

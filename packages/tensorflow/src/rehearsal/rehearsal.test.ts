@@ -10,7 +10,7 @@ import { initTensorFlow, liveTensors } from '../init.ts';
 import { MappedFile } from '../mapped-file.ts';
 import { matMul2d, operation } from '../operations.ts';
 import { cast, gatherRows, RawTensor } from '../raw-tensor.ts';
-import { currentRuntime } from '../runtime.ts';
+import { currentRuntime } from '../current-runtime.ts';
 import { Variable } from '../variable.ts';
 import { Buffers } from './buffers.ts';
 import { runCall } from './compiled-call.ts';

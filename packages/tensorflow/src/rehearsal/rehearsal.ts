@@ -3,11 +3,12 @@ import { dtypes, elementCount, TF_RESOURCE } from '../dtypes.ts';
 import { TensorUseError } from '../errors.ts';
 import { Graph, isSymbol } from '../graph.ts';
 import type { Pointer } from '../library.ts';
-import { currentRuntime, withRuntime, type TensorRuntime, type Value } from '../runtime.ts';
+import { currentRuntime, withRuntime } from '../current-runtime.ts';
+import type { TensorRuntime, Value } from '../runtime.ts';
 import { fstatSync, ftruncateSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { Buffers, type TensorBuffer } from './buffers.ts';
-import { fuse } from '../fusion.ts';
+import { fuse } from '../fusion/fuse.ts';
 import { callPlan, outputBuffers, runCall, type CallPlan, type Schedule, type SymbolSpec } from './compiled-call.ts';
 
 /** Identifiers of imagined tensors: above every address, below every symbol of a graph. */

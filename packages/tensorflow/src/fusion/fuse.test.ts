@@ -1,59 +1,9 @@
 import { beforeAll, describe, expect, test } from 'vitest';
-import { attribute } from './attributes.ts';
-import { dtypes, elementCount } from './dtypes.ts';
-import { fuse, scratchBytes, withFusionFrom, type TracedFunction, type TracedNode } from './fusion.ts';
-import { cast, compile, initTensorFlow, matMul2d, matMulBfloat16, tf, toRaw, type AnyTensor } from './index.ts';
+import { cast, compile, initTensorFlow, matMul2d, matMulBfloat16, tf, toRaw, type AnyTensor } from '../index.ts';
+import { withFusionFrom } from './fuse.ts';
+import { Sketch } from './sketch.test-support.ts';
 
 beforeAll(() => initTensorFlow());
-
-/** A function over values of a shape, written down by hand. */
-class Sketch {
-  private readonly values = new Map<number, { dtype: number; shape: readonly number[] }>();
-  private readonly nodes: TracedNode[] = [];
-  readonly inputs: number[] = [];
-
-  private value(dtype: 'float32' | 'bfloat16', shape: readonly number[]): number {
-    const id = this.values.size;
-    this.values.set(id, { dtype: dtypes[dtype].code, shape });
-    return id;
-  }
-
-  input(dtype: 'float32' | 'bfloat16' = 'float32', shape = [512, 512]): number {
-    this.inputs.push(this.value(dtype, shape));
-    return this.inputs.at(-1)!;
-  }
-
-  node(type: string, inputs: number[], { dtype = 'float32', shape = [512, 512], after = [] }: NodeOptions = {}) {
-    const outputs = [this.value(dtype, shape)];
-    const attributes = type === 'Cast' ? [attribute.type('DstT', dtypes[dtype].code)] : [];
-    this.nodes.push({ type, attributes, inputs, outputs, after });
-    return outputs[0];
-  }
-
-  fused(...outputs: number[]) {
-    const describe: TracedFunction['describe'] = (id) => this.values.get(id)!;
-    const { nodes } = fuse({ inputs: this.inputs, outputs, nodes: this.nodes, describe }, 'cpu');
-    const typesOf = (nodes: readonly TracedNode[] = []) => nodes.map(({ type }) => type).join(' ');
-    return {
-      nodes,
-      order: typesOf(nodes),
-      kernels: nodes.flatMap(({ kernel }) => (kernel ? [typesOf(kernel)] : [])),
-      bytesRead: nodes
-        .filter(({ kernel }) => kernel)
-        .map(({ inputs }) => inputs.reduce((sum, id) => sum + this.bytes(id), 0) / 2 ** 20),
-    };
-  }
-
-  bytes(id: number): number {
-    const { dtype, shape } = this.values.get(id)!;
-    return elementCount(shape) * (dtype === dtypes.bfloat16.code ? 2 : 4);
-  }
-}
-interface NodeOptions {
-  dtype?: 'float32' | 'bfloat16';
-  shape?: number[];
-  after?: number[];
-}
 
 describe('a plan of kernels', () => {
   test('puts what stands between two products into one kernel, casts included', () => {
@@ -129,42 +79,6 @@ describe('a plan of kernels', () => {
     const alone = new Sketch();
     const [a, b] = [alone.input('bfloat16', shape), alone.input('bfloat16', shape)];
     expect(alone.fused(alone.node('XlaDotV2', [a, b], { shape })).kernels).toEqual(['XlaDotV2']);
-  });
-
-  const megabytesOf = (f: Sketch, nodes: readonly TracedNode[]) =>
-    nodes.map((node) => scratchBytes(node, (id) => f.bytes(id)) / 2 ** 20);
-
-  test('counts as scratch what a kernel writes down at a time', () => {
-    const f = new Sketch();
-    const [x, w] = [f.input(), f.input('bfloat16')];
-    const operands = ['Neg', 'Exp', 'Tanh'].map((type) => f.node('Cast', [f.node(type, [x])], { dtype: 'bfloat16' }));
-    const [a, b, c] = operands.map((operand) => f.node('XlaDotV2', [operand, w]));
-    const { nodes } = f.fused(f.node('Add', [a, f.node('Add', [b, c])]));
-    // Three operands of 0.5 MB, and one product: of the other two the first is in the result's place, the last in that of dead operands.
-    expect(megabytesOf(f, nodes)).toEqual([2.5]);
-  });
-
-  test.each([
-    ['as scratch where the result is smaller', 'bfloat16', 1],
-    ['in the place of a result as large', 'float32', 0],
-  ] as const)('counts what is dear to make and read twice %s', (_, dtype, megabytes) => {
-    const f = new Sketch();
-    const powers = f.node('Exp', [f.node('Neg', [f.input()])]);
-    const sums = f.node('Sum', [powers], { shape: [512, 1] });
-    const shares = f.node('RealDiv', [powers, sums]);
-    const { nodes } = f.fused(dtype === 'float32' ? shares : f.node('Cast', [shares], { dtype }));
-    // And 2 KB for the sums.
-    expect(megabytesOf(f, nodes)).toEqual([megabytes + 2 / 2 ** 10]);
-  });
-
-  test('counts as scratch no more than the largest, where each value is made of the one before', () => {
-    const f = new Sketch();
-    const [x, w] = [f.input('bfloat16'), f.input('bfloat16')];
-    let value = x;
-    for (let i = 0; i < 3; i++) value = f.node('Cast', [f.node('XlaDotV2', [value, w])], { dtype: 'bfloat16' });
-    const { nodes } = f.fused(value);
-    // Each product of 1 MB in the place of the one before; operands in the result's.
-    expect(megabytesOf(f, nodes)).toEqual([1]);
   });
 
   test('leaves out a cast to float32 and back, and gathers before it casts', () => {
