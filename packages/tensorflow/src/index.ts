@@ -19,6 +19,7 @@ export {
   batchMatMul,
   batchMatMulBfloat16,
   bfloat16Arithmetic,
+  addRowsInPlace,
   columnSums,
   float32Arithmetic,
   hasBfloat16Products,

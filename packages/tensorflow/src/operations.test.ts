@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, test } from 'vitest';
 import {
+  addRowsInPlace,
   allFinite,
   attribute,
   batchMatMulBfloat16,
@@ -31,6 +32,19 @@ test.each(['float32', 'bfloat16', 'float16'] as const)('allFinite finds one NaN 
     });
   expect(found([0, -1, 65504])).toBe(true);
   for (const wrong of [NaN, Infinity, -Infinity]) expect(found([0, wrong, 1])).toBe(false);
+});
+
+test('addRowsInPlace adds to rows in their own buffer, to one twice where it is named twice', () => {
+  const x = tf.tensor2d([1, 2, 3, 4, 5, 6], [3, 2]);
+  const same = tf.clone(x);
+  const sum = tf.tidy(() =>
+    addRowsInPlace(x, tf.tensor1d([2, 0, 2], 'int32'), tf.tensor2d([10, 20, 30, 40, 1, 1], [3, 2])),
+  );
+  const expected = [31, 42, 3, 4, 16, 27];
+  expect([...sum.dataSync()]).toEqual(expected);
+  expect([...same.dataSync()]).toEqual(expected);
+  expect(x.isDisposed).toBe(true);
+  tf.dispose([same, sum]);
 });
 
 test('matMul2d transposes what it is asked to', () => {

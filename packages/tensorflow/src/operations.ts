@@ -67,6 +67,16 @@ export function columnSums(x: tf.Tensor): tf.Tensor1D {
   return tf.tidy(() => tf.reshape(matMul2d(tf.ones([1, N]), x), [M]));
 }
 
+/**
+ * Adds each of `rows`, float32 [n, ...], to the row of `x`, float32 [N, ...], that `indices`, int32 [n], gives: in x's own buffer, whoever else looks
+ * at it (InplaceAdd). Consumes x, borrows the others; no gradient is recorded.
+ */
+export function addRowsInPlace(x: tf.Tensor, indices: tf.Tensor1D, rows: tf.Tensor): tf.Tensor {
+  const [sum] = operation('InplaceAdd', [T], [x, indices, rows]);
+  x.dispose();
+  return sum;
+}
+
 /** Products of the last two axes, float32, each transposed on request; the leading axes are broadcast. No gradient is recorded. */
 export function batchMatMul(a: tf.Tensor, b: tf.Tensor, transposeA = false, transposeB = false): tf.Tensor {
   const attributes = [T, attribute.bool('adj_x', transposeA), attribute.bool('adj_y', transposeB)];

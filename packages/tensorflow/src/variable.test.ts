@@ -51,15 +51,6 @@ describe('a variable', () => {
     variable.dispose();
   });
 
-  test('gets rows added to rows of its own', () => {
-    const initial = tf.tensor2d([1, 2, 3, 4, 5, 6], [3, 2]);
-    const variable = new Variable(initial);
-    initial.dispose();
-    tf.tidy(() => variable.addRows(tf.tensor1d([2, 0], 'int32'), tf.tensor2d([10, 20, 30, 40], [2, 2])));
-    expect(valuesOf(variable)).toEqual([31, 42, 3, 4, 15, 26]);
-    variable.dispose();
-  });
-
   test('leaves an earlier read as it was', () => {
     const variable = variableOf([1, 2]);
     const read = variable.read();

@@ -74,12 +74,6 @@ export class Variable<Values extends AnyTensor = tf.Tensor> {
     this.run('AssignAddVariableOp', [this.type], delta);
   }
 
-  /** Adds each of `rows` [n, ...] in place to the row that `indices`, int32 [n] without repetitions, gives. */
-  addRows(indices: tf.Tensor1D, rows: Values): void {
-    const attributes = [this.type, attribute.type('Tindices', dtypes.int32.code)];
-    currentRuntime().execute('ResourceScatterAdd', attributes, [this.resource, idOf(indices), idOfAny(rows)]);
-  }
-
   private run(op: string, attributes: Attribute[], values: Values): void {
     currentRuntime().execute(op, attributes, [this.resource, idOfAny(values)]);
   }

@@ -1,6 +1,7 @@
 import type { GradientTerm } from '@blockwise/model-zoo';
 import type { Optimizer, Projection } from '@blockwise/optimizers';
 import {
+  addRowsInPlace,
   byteLengthOf,
   cast,
   compile,
@@ -142,27 +143,20 @@ function withRows(sum: AnyTensor, ids: tf.Tensor1D, rows: tf.Tensor): tf.Tensor 
     if (id >= 0 && !places.has(id)) places.set(id, places.size);
     return places.get(id) ?? -1;
   });
-  return changed(sum instanceof RawTensor ? takeFloat32(sum) : sum, (variable) =>
-    tf.tidy(() => {
-      const own = tf.unsortedSegmentSum(rows, tf.tensor1d(segments, 'int32'), places.size);
-      variable.addRows(tf.tensor1d(Int32Array.from(places.keys()), 'int32'), own);
-    }),
-  );
+  return tf.tidy(() => {
+    const own = tf.unsortedSegmentSum(rows, tf.tensor1d(segments, 'int32'), places.size);
+    const whole = sum instanceof RawTensor ? takeFloat32(sum) : sum;
+    return addRowsInPlace(whole, tf.tensor1d(Int32Array.from(places.keys()), 'int32'), own);
+  });
 }
 
 /** As widened() of float32 summands, in the buffer of the first. */
 function grown(a: tf.Tensor, b: tf.Tensor): tf.Tensor {
-  const sum = changed(a, (variable) => variable.add(b));
+  const variable = new Variable(a); // one buffer with it
+  a.dispose();
+  variable.add(b);
   b.dispose();
-  return sum;
-}
-
-/** What `change` makes of values, in their own buffer; consumes them. */
-function changed(values: tf.Tensor, change: (variable: Variable) => void): tf.Tensor {
-  const variable = new Variable(values); // one buffer with them
-  values.dispose();
-  change(variable);
-  const result = variable.read();
+  const sum = variable.read();
   variable.dispose();
-  return result;
+  return sum;
 }

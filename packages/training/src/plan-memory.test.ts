@@ -72,6 +72,11 @@ describe('planMemory', () => {
     expect((await peak(true)) - (await peak(false))).toBeGreaterThan(masks / 4);
   });
 
+  it("counts weight decay's temporary, of a weight's size", async () => {
+    const peak = async (weightDecay: number) => (await plan(adamW({ learningRate: 1, weightDecay }), false)).peak;
+    expect((await peak(0.1)) - (await peak(0))).toBeGreaterThanOrEqual(4 * 256 * 512);
+  });
+
   it('leaves no tensor behind', async () => {
     const before = liveTensors();
     await plan(adamW({ learningRate: 1 }), true);

@@ -1,6 +1,6 @@
 import { createBatches, type BatchSource, type Example } from '@blockwise/loaders';
 import { rehearse, totalBytes, type Parameter } from '@blockwise/tensorflow';
-import { train, type TrainOptions, type TrainParts } from './train.ts';
+import { train, type StepRecord, type TrainOptions, type TrainParts } from './train.ts';
 
 /** What decides a run's memory. */
 export interface MemoryPlanInput {
@@ -13,10 +13,7 @@ export interface MemoryPlanInput {
   length: number;
   /** Whether examples share rows (BatchOptions.packing): each row then has a mask of its own. */
   packing?: boolean;
-  /**
-   * Steps of a short run: all are rehearsed, and of a mapped embedding only the rows count that they look up. Default: a long run, of which 3
-   * steps are rehearsed, or one for each block and one: let a block optimizer switch after every step.
-   */
+  /** Steps of a short run: of a mapped embedding only the rows count that they look up. Default: a long run. */
   steps?: number;
   /** Resident before the model is loaded: Node, TensorFlow, data. */
   baseBytes: number;
@@ -45,41 +42,47 @@ export interface PlannedMemory extends MemoryPlan {
 }
 
 /**
- * What steps take beside TensorFlow's pool of `pooled` bytes: pages of the library's code, and malloc's and V8's memory (operands that products
- * pack, threads' arenas, what compiling leaves, arrays not collected yet). Not counted one by one: 85 MB, 15 more where weights of 16 bits are
- * cast, and a seventeenth of the pool, at most 250 MB, of which up to 55 MB are code, is within 3% of the peak of runs of models of 7M to 8B
- * parameters, on 2 cores, where the same run differs by 20 to 30 MB from time to time.
+ * What steps take beside TensorFlow's pool: pages of the library's code, and malloc's and V8's memory (operands that products pack, threads'
+ * arenas, what compiling leaves, arrays not collected yet). Not counted one by one: it was 79 to 120 MB in runs of models of 7M to 8B
+ * parameters on 2 cores, and the same run differs by 20 to 30 MB from time to time.
  */
-function besidePool(pooled: number, areCast: boolean): { code: number; heap: number } {
-  const all = Math.min((areCast ? 100e6 : 85e6) + pooled / 17, 250e6);
-  const code = 55e6;
-  return { code, heap: all - code };
-}
+const besidePool = { code: 50e6, heap: 50e6 };
 
 /**
- * Predicts a run's memory before it starts, by rehearsing its first steps: the run's own code goes through train() on tensors that have
- * types and shapes but no memory, and TensorFlow's allocator is followed through every tensor that comes and goes. So there is no formula to
- * keep in step with the code. Of BAdam's 2M + 16M/D bytes (arXiv 2404.02827, section 2.2) the first four kinds show their part.
+ * Batches that are rehearsed at least: TensorFlow runs operations in another order each time, and where one leaves its pool in pieces too small
+ * for a large tensor, the pool grows for good. After 16 no plan of bench-planner changes by a percent.
+ */
+const leastBatches = 32;
+
+/**
+ * Predicts a run's memory before it starts, by rehearsing steps of it, one for each block and one at least (let a block optimizer switch after
+ * every step): the run's own code goes through train() on tensors that have types and shapes but no memory, and TensorFlow's allocator is
+ * followed through every tensor that comes and goes. So there is no formula to keep in step with the code. Of BAdam's 2M + 16M/D bytes
+ * (arXiv 2404.02827, section 2.2) the first four kinds show their part.
  */
 export function planMemory(input: MemoryPlanInput): Promise<PlannedMemory> {
   return rehearse(async (memory) => {
     const { model, optimizer } = input.prepare();
-    const totalSteps = input.steps ?? Math.max(3, 1 + (optimizer.blocks?.length ?? 0));
+    const enough = Math.ceil(leastBatches / input.options.gradientAccumulationSteps);
+    const totalSteps = Math.max(3, enough, 1 + (optimizer.blocks?.length ?? 0));
     const options = { ...input.options, ...timing, totalSteps };
-    const done = await train({ model, optimizer, batches: batchesOf(input), options });
-    const { resident, mapped, read } = memory();
+    let looked = Infinity;
+    const onStep = ({ step }: StepRecord) => {
+      if (step === input.steps) looked = memory().read;
+    };
+    const done = await train({ model, optimizer, batches: batchesOf(input), options, onStep });
+    const { resident, bookkeeping, mapped } = memory();
     const all = [...model.parameters.values()];
     const streamed = (some: Iterable<Parameter>) => totalBytes([...some].filter(({ isStreamed }) => isStreamed));
     const aStage = Math.max(...model.stages.map((stage) => streamed(stage.parameters.values())));
     const dropped = streamed(all) - aStage;
-    const areCast = all.some(({ storageDtype }) => storageDtype !== 'float32');
     optimizer.dispose();
     model.dispose();
     const { parameterBytes: parameters, gradientBytes: gradients } = done;
     const { stateBytes: optimizerStates, activationBytes: activations } = done;
-    const { code, heap } = besidePool(resident, areCast);
-    const anonymous = Math.round(resident + heap);
-    const fileBacked = Math.round(Math.max((input.steps ? read : mapped) - dropped, aStage) + code);
+    const { code, heap } = besidePool;
+    const anonymous = Math.round(resident + bookkeeping + heap);
+    const fileBacked = Math.round(Math.max(Math.min(looked, mapped) - dropped, aStage) + code);
     const peak = input.baseBytes + anonymous + fileBacked;
     // Activations go as gradients come.
     const known = parameters - dropped + optimizerStates + Math.max(gradients, activations);
@@ -88,8 +91,8 @@ export function planMemory(input: MemoryPlanInput): Promise<PlannedMemory> {
   });
 }
 
-/** What bears on time alone. */
-const timing = { learningRate: 0, lrSchedulerType: 'constant', warmupSteps: 0, evalSteps: 0, saveSteps: 0 } as const;
+/** What bears on time alone; without a learning rate there would be no weight decay, which takes a temporary of a weight's size. */
+const timing = { learningRate: 1, lrSchedulerType: 'constant', warmupSteps: 0, evalSteps: 0, saveSteps: 0 } as const;
 
 /** As many full batches of token 0 as make a step, every position predicted: only their shape counts. */
 function batchesOf({ batchSize, length, packing, options }: MemoryPlanInput): BatchSource {

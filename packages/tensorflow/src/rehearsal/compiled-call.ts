@@ -44,8 +44,8 @@ export function callPlan(traced: TracedFunction, specOf: (id: number) => SymbolS
   return { inputs, outputs, nodes: kept, symbols };
 }
 
-/** Their outputs are other views of their first input's buffer. */
-const views = new Set(['Identity', 'Reshape', 'Squeeze', 'ExpandDims', 'StopGradient', 'Bitcast', 'PreventGradient']);
+/** Their outputs are other views of their first input's buffer, or that buffer changed in place. */
+const views = new Set('Identity Reshape Squeeze ExpandDims StopGradient Bitcast PreventGradient InplaceAdd'.split(' '));
 
 /** Element by element: the result takes an input's buffer where nobody else needs it (forward_input_or_allocate_output). */
 const elementwise = new Set(

@@ -41,11 +41,17 @@ export class MemoryPool {
   /** By who took it, the most that was taken from malloc for a moment: freed, it stays in the threads' arenas. */
   private readonly borrowed = new Map<string, number>();
   private writtenPages = 0;
+  private regionBytes = 0;
 
-  /** Bytes resident after all that happened so far. */
+  /** Bytes resident after all that happened so far, without bookkeeping. */
   get resident(): number {
     const borrowed = [...this.borrowed.values()].reduce((sum, bytes) => sum + bytes, 0);
     return this.writtenPages * pageBytes + this.smallPeak + borrowed;
+  }
+
+  /** Of each region the allocator writes down which chunk holds each granule, in 8 bytes (bfc_allocator.h, AllocationRegion). */
+  get bookkeeping(): number {
+    return (8 / granule) * this.regionBytes;
   }
 
   /** Takes bytes from malloc and frees them. */
@@ -99,6 +105,7 @@ export class MemoryPool {
     if (!grown) this.nextRegionBytes *= 2;
     const region = { index: this.regions.length, written: new Uint8Array(size / pageBytes) };
     this.regions.push(region);
+    this.regionBytes += size;
     return { region, offset: 0, bytes: size, used: false };
   }
 

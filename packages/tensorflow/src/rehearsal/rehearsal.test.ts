@@ -36,6 +36,12 @@ describe('MemoryPool, by the rules of bfc_allocator.cc', () => {
     expect(pool.resident).toBe(10 * MiB);
   });
 
+  it('counts what the allocator writes down of its regions: 8 bytes for 256', () => {
+    const pool = new MemoryPool();
+    pool.allocate(MiB); // a region of 2 MiB
+    expect(pool.bookkeeping).toBe((8 / 256) * 2 * MiB);
+  });
+
   it('puts two halves together again when both are free', () => {
     const pool = withRegion(8 * MiB);
     const halves = [pool.allocate(4 * MiB), pool.allocate(4 * MiB)];

@@ -291,6 +291,8 @@ function byteLength(dtype: number, shape: readonly number[]): number {
 export interface RehearsedMemory {
   /** Resident in TensorFlow's allocator: all that it ever wrote to, which it does not give back. */
   resident: number;
+  /** What the allocator writes down of its regions. */
+  bookkeeping: number;
   /** Of mapped files, what tensors alive look at, and how much of it was read so far: of an embedding only some rows are. */
   mapped: number;
   read: number;
@@ -304,6 +306,9 @@ export async function rehearse<T>(body: (memory: () => RehearsedMemory) => Promi
   const rehearsal = new Rehearsal(currentRuntime());
   const { buffers } = rehearsal;
   return withRuntime(rehearsal, () =>
-    body(() => ({ resident: buffers.pool.resident, mapped: buffers.mapped, read: buffers.read })),
+    body(() => {
+      const { resident, bookkeeping } = buffers.pool;
+      return { resident, bookkeeping, mapped: buffers.mapped, read: buffers.read };
+    }),
   );
 }
