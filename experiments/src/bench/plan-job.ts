@@ -12,12 +12,11 @@ export interface PlannedPeak {
   error: number;
 }
 
-/** The plan of a job of one step a round: its own model and optimizer, rehearsed. Needs initTensorFlow(). */
+/** The plan of a job of one step a round, as a long run: its own model and optimizer, rehearsed. Needs initTensorFlow(). */
 export function planJob(job: TrainJob): Promise<PlannedMemory> {
   const [{ batchSize, length }] = job.rounds[0];
   const options = { gradientAccumulationSteps: 1, maxGradNorm: 0 };
-  const steps = job.warmUp.length + job.rounds.length;
-  return planMemory({ prepare: () => openJobModel(job), options, batchSize, length, baseBytes: 0, steps });
+  return planMemory({ prepare: () => openJobModel(job), options, batchSize, length, baseBytes: 0 });
 }
 
 /** A plan beside what the worker held before it made the model, against what it came to hold. */

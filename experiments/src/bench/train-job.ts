@@ -34,6 +34,8 @@ export interface TrainJob {
   block: number | null;
   /** Instead of that, what alpaca-llama would train with these options and the weights of a folder. */
   method?: Partial<Options>;
+  /** Every row of the embedding is looked up first, as a long run does in time: of a mapped one, pages of a few would be resident by chance. */
+  lookUpAll?: true;
   warmUp: JobBatch[];
   /** Peaks count from here on, not from the start of TensorFlow, which takes 0.5 GB for a moment: for models smaller than that. */
   peakFromLoading?: true;

@@ -4,7 +4,16 @@
  */
 import type { Llama } from '@blockwise/model-zoo';
 import type { Optimizer } from '@blockwise/optimizers';
-import { describeEngine, initTensorFlow, MemoryMeter, readMemory, resetPeakMemory } from '@blockwise/tensorflow';
+import {
+  describeEngine,
+  gatherRows,
+  initTensorFlow,
+  MemoryMeter,
+  RawTensor,
+  readMemory,
+  resetPeakMemory,
+  tf,
+} from '@blockwise/tensorflow';
 import { createMicroBatch, disposeMicroBatch, StageWalk, type Gradient } from '@blockwise/training';
 import { readFileSync } from 'node:fs';
 import process from 'node:process';
@@ -56,6 +65,16 @@ async function trainStep(model: Llama, walk: StageWalk, optimizer: Optimizer, ba
   return loss;
 }
 
+/** Looks up each row of the embedding, some at a time. */
+function lookUpAll({ parameters }: Llama): void {
+  const table = parameters.get('model.embed_tokens.weight')!;
+  const values = table.acquire();
+  const some = 1024;
+  for (let from = 0; values instanceof RawTensor && from < table.shape[0]; from += some)
+    tf.tidy(() => void gatherRows(values, tf.range(from, Math.min(from + some, table.shape[0]), 1, 'int32')));
+  table.release(values);
+}
+
 const job = JSON.parse(readFileSync(process.argv[2], 'utf8')) as TrainJob;
 await initTensorFlow();
 if (job.peakFromLoading) resetPeakMemory();
@@ -64,6 +83,7 @@ const { resident: baseBytes, anonymous: baseAnonymous = NaN } = readMemory();
 const begin = performance.now();
 const { model, optimizer, keptBytes } = openJob(job);
 const loadSeconds = (performance.now() - begin) / 1000;
+if (job.lookUpAll) lookUpAll(model);
 const walk = new StageWalk(model, { keptBytes });
 const step = (batch: JobBatch) => trainStep(model, walk, optimizer, batch);
 

@@ -1,6 +1,6 @@
 import { createBatches, type BatchSource, type Example } from '@blockwise/loaders';
 import { rehearse, totalBytes, type Parameter } from '@blockwise/tensorflow';
-import { train, type StepRecord, type TrainOptions, type TrainParts } from './train.ts';
+import { train, type TrainOptions, type TrainParts } from './train.ts';
 
 /** What decides a run's memory. */
 export interface MemoryPlanInput {
@@ -13,8 +13,6 @@ export interface MemoryPlanInput {
   length: number;
   /** Whether examples share rows (BatchOptions.packing): each row then has a mask of its own. */
   packing?: boolean;
-  /** Steps of a short run: of a mapped embedding only the rows count that they look up. Default: a long run. */
-  steps?: number;
   /** Resident before the model is loaded: Node, TensorFlow, data. */
   baseBytes: number;
 }
@@ -66,11 +64,7 @@ export function planMemory(input: MemoryPlanInput): Promise<PlannedMemory> {
     const enough = Math.ceil(leastBatches / input.options.gradientAccumulationSteps);
     const totalSteps = Math.max(3, enough, 1 + (optimizer.blocks?.length ?? 0));
     const options = { ...input.options, ...timing, totalSteps };
-    let looked = Infinity;
-    const onStep = ({ step }: StepRecord) => {
-      if (step === input.steps) looked = memory().read;
-    };
-    const done = await train({ model, optimizer, batches: batchesOf(input), options, onStep });
+    const done = await train({ model, optimizer, batches: batchesOf(input), options });
     const { resident, bookkeeping, mapped } = memory();
     const all = [...model.parameters.values()];
     const streamed = (some: Iterable<Parameter>) => totalBytes([...some].filter(({ isStreamed }) => isStreamed));
@@ -82,7 +76,7 @@ export function planMemory(input: MemoryPlanInput): Promise<PlannedMemory> {
     const { stateBytes: optimizerStates, activationBytes: activations } = done;
     const { code, heap } = besidePool;
     const anonymous = Math.round(resident + bookkeeping + heap);
-    const fileBacked = Math.round(Math.max(Math.min(looked, mapped) - dropped, aStage) + code);
+    const fileBacked = Math.round(Math.max(mapped - dropped, aStage) + code);
     const peak = input.baseBytes + anonymous + fileBacked;
     // Activations go as gradients come.
     const known = parameters - dropped + optimizerStates + Math.max(gradients, activations);

@@ -173,7 +173,6 @@ class Call {
   private begin({ type, inputs, outputs }: CallNode): TensorBuffer[] {
     const { symbols } = this.plan;
     const given = inputs.map((id) => ({ buffer: this.held.get(id), shape: symbols.get(id)!.shape }));
-    if (!views.has(type)) this.buffers.look(type, given);
     return outputBuffers(type, given, outputs.map((id) => symbols.get(id)!), this.buffers); // prettier-ignore
   }
 

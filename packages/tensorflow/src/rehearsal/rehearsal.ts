@@ -138,7 +138,6 @@ export class Rehearsal implements TensorRuntime {
     // The caller's handle and the operation both look at an input, so none can be taken over.
     const known = inputs.map((id) => ({ buffer: this.tensors.get(id)?.buffer, shape: this.describe(id).shape }));
     for (const { buffer } of known) if (buffer) this.buffers.share(buffer);
-    this.buffers.look(name, known);
     if (name in eigenCopies) this.buffers.pool.borrow(name, this.eigenBytes(name, known[0].shape));
     const results = outputBuffers(name, known, specs, this.buffers);
     for (const { buffer } of known) if (buffer) this.buffers.drop(buffer);
@@ -293,9 +292,8 @@ export interface RehearsedMemory {
   resident: number;
   /** What the allocator writes down of its regions. */
   bookkeeping: number;
-  /** Of mapped files, what tensors alive look at, and how much of it was read so far: of an embedding only some rows are. */
+  /** Of mapped files, what tensors alive look at. */
   mapped: number;
-  read: number;
 }
 
 /**
@@ -308,7 +306,7 @@ export async function rehearse<T>(body: (memory: () => RehearsedMemory) => Promi
   return withRuntime(rehearsal, () =>
     body(() => {
       const { resident, bookkeeping } = buffers.pool;
-      return { resident, bookkeeping, mapped: buffers.mapped, read: buffers.read };
+      return { resident, bookkeeping, mapped: buffers.mapped };
     }),
   );
 }
