@@ -115,30 +115,21 @@ export function runCall(
 class Call {
   /** The buffer of each value so far. */
   readonly held = new Map<number, TensorBuffer>();
-  /** How often each value is looked at. */
-  private readonly uses = new Map<number, number>();
-  /** The operations that wait for a value, and for how many values each waits. */
-  private readonly waiting = new Map<number, CallNode[]>();
-  private readonly missing = new Map<CallNode, number>();
-  private readonly nodes: readonly CallNode[];
+  private readonly order: Order;
+  /** For how many values each operation still waits. */
+  private readonly missing: Map<CallNode, number>;
 
   constructor(
     private readonly plan: CallPlan,
     private readonly buffers: Buffers,
   ) {
-    this.nodes = neededNodes(plan);
-    for (const id of [...this.nodes.flatMap(({ inputs }) => inputs), ...plan.outputs])
-      this.uses.set(id, (this.uses.get(id) ?? 0) + 1);
-    for (const node of this.nodes) {
-      const before = new Set([...node.inputs, ...node.after]);
-      this.missing.set(node, before.size);
-      for (const id of before) this.waiting.set(id, [...(this.waiting.get(id) ?? []), node]);
-    }
+    this.order = orderOf(plan);
+    this.missing = new Map(this.order.missing);
   }
 
   run(args: readonly TensorBuffer[], { workers, choose }: Schedule): void {
     const take = (nodes: CallNode[]) => nodes.splice(choose(nodes.length), 1)[0];
-    const queue = this.nodes.filter((node) => this.missing.get(node) === 0);
+    const queue = this.order.nodes.filter((node) => this.missing.get(node) === 0);
     this.plan.inputs.forEach((id, i) => queue.push(...this.arrive(id, args[i])));
     const running: { node: CallNode; results: TensorBuffer[]; scratch: TensorBuffer[]; end: number }[] = [];
     let time = 0;
@@ -163,8 +154,8 @@ class Call {
   /** Makes a value known; returns the operations that waited for it alone. */
   private arrive(id: number, buffer: TensorBuffer): CallNode[] {
     this.held.set(id, buffer);
-    buffer.references += this.uses.get(id) ?? 0;
-    return (this.waiting.get(id) ?? []).filter((node) => {
+    buffer.references += this.order.uses.get(id) ?? 0;
+    return (this.order.waiting.get(id) ?? []).filter((node) => {
       this.missing.set(node, this.missing.get(node)! - 1);
       return this.missing.get(node) === 0;
     });
@@ -194,20 +185,47 @@ function cost({ type, inputs, outputs }: CallNode, { symbols }: CallPlan): numbe
   return bytes + (2 * Math.sqrt(sizes.reduce((product, size) => product * size, 1))) / 16;
 }
 
-const neededCache = new WeakMap<CallPlan, CallNode[]>();
+/** What waits for what in a call. */
+interface Order {
+  /** The operations that the outputs depend on. */
+  readonly nodes: readonly CallNode[];
+  /** How often each value is looked at. */
+  readonly uses: ReadonlyMap<number, number>;
+  /** The operations that wait for a value, and for how many values each waits at first. */
+  readonly waiting: ReadonlyMap<number, readonly CallNode[]>;
+  readonly missing: ReadonlyMap<CallNode, number>;
+}
+
+const orders = new WeakMap<CallPlan, Order>();
+
+/** The order of a plan, worked out once for all of its calls. */
+function orderOf(plan: CallPlan): Order {
+  const known = orders.get(plan);
+  if (known) return known;
+  const nodes = neededNodes(plan);
+  const uses = new Map<number, number>();
+  for (const id of [...nodes.flatMap(({ inputs }) => inputs), ...plan.outputs]) uses.set(id, (uses.get(id) ?? 0) + 1);
+  const waiting = new Map<number, CallNode[]>();
+  const missing = new Map<CallNode, number>();
+  for (const node of nodes) {
+    const before = new Set([...node.inputs, ...node.after]);
+    missing.set(node, before.size);
+    for (const id of before) waiting.set(id, [...(waiting.get(id) ?? []), node]);
+  }
+  const order = { nodes, uses, waiting, missing };
+  orders.set(plan, order);
+  return order;
+}
 
 /** The operations that the outputs depend on: TensorFlow drops the others. */
 function neededNodes(plan: CallPlan): CallNode[] {
-  let nodes = neededCache.get(plan);
-  if (nodes) return nodes;
   const wanted = new Set(plan.outputs);
-  nodes = [];
+  const nodes: CallNode[] = [];
   for (const node of [...plan.nodes].reverse()) {
     if (!node.outputs.some((id) => wanted.has(id))) continue;
     node.inputs.forEach((id) => wanted.add(id));
     node.after.forEach((id) => wanted.add(id));
     nodes.unshift(node);
   }
-  neededCache.set(plan, nodes);
   return nodes;
 }

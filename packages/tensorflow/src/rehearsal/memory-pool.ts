@@ -133,12 +133,10 @@ export class MemoryPool {
   }
 
   private write({ region: { written }, offset }: Chunk, bytes: number): void {
-    const last = Math.ceil((offset + bytes) / pageBytes);
-    for (let page = Math.floor(offset / pageBytes); page < last; page++) {
-      if (written[page]) continue;
-      written[page] = 1;
-      this.writtenPages++;
-    }
+    const pages = written.subarray(Math.floor(offset / pageBytes), Math.ceil((offset + bytes) / pageBytes));
+    if (!pages.includes(0)) return;
+    for (const page of pages) this.writtenPages += 1 - page;
+    pages.fill(1);
   }
 }
 
