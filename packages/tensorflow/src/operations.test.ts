@@ -117,6 +117,7 @@ test.each([
   ['long sides', 800, 512, 784],
   ['rows that gemm would not pack', 48, 512, 24],
   ['very long rows', 16, 4104, 40],
+  ['few rows, many outputs', 64, 96, 8192],
 ])('timesTransposed is x W^T: %s', (_, rows, inner, outputs) => {
   tf.tidy(() => {
     const x = tf.randomNormal<tf.Rank.R2>([rows, inner], 0, 1, 'float32', 1);

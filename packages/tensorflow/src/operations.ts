@@ -189,16 +189,18 @@ function xlaProduct(a: RawTensor, b: RawTensor, transposed: boolean): tf.Tensor 
 
 /**
  * x W^T, as matMul2d(x, weight, false, true) but by the fastest way on a CPU. Where a side of the product is at most 768, oneDNN's gemm does not
- * pack its operands, and then long rows of W, or rows a multiple of 2 KiB apart, evict each other from the cache; its kernels for batches
- * always pack (docs/architecture.md has the times). No gradient is recorded.
+ * pack its operands, and then long rows of W, or rows a multiple of 2 KiB apart, or many rows met by few of x, evict each other from the cache; its
+ * kernels for batches always pack (docs/architecture.md has the times). No gradient is recorded.
  * @param x float32 [N, K]
  * @param weight float32 [M, K]
  * @returns float32 [N, M]
  */
 export function timesTransposed(x: tf.Tensor, weight: tf.Tensor): tf.Tensor2D {
   const [N, K] = x.shape;
-  const isUnpacked = N >= 16 && Math.min(N, weight.shape[0]) <= 768 && (K % 512 === 0 || K > 4096);
-  const multiply = isUnpacked && currentRuntime().options.device === 'cpu' ? batchMatMul : matMul2d;
+  const M = weight.shape[0];
+  const evicts = K % 512 === 0 || K > 4096 || (N <= 256 && M >= 8192);
+  const isUnpacked = N >= 16 && Math.min(N, M) <= 768;
+  const multiply = isUnpacked && evicts && currentRuntime().options.device === 'cpu' ? batchMatMul : matMul2d;
   return multiply(x, weight, false, true) as tf.Tensor2D;
 }
 
