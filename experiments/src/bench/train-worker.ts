@@ -9,7 +9,7 @@ import {
   gatherRows,
   initTensorFlow,
   MemoryMeter,
-  RawTensor,
+  type RawTensor,
   readMemory,
   resetPeakMemory,
   tf,
@@ -68,9 +68,9 @@ async function trainStep(model: Llama, walk: StageWalk, optimizer: Optimizer, ba
 /** Looks up each row of the embedding, some at a time. */
 function lookUpAll({ parameters }: Llama): void {
   const table = parameters.get('model.embed_tokens.weight')!;
-  const values = table.acquire();
+  const values = table.acquire() as RawTensor; // mapped, as weights of a folder are
   const some = 1024;
-  for (let from = 0; values instanceof RawTensor && from < table.shape[0]; from += some)
+  for (let from = 0; from < table.shape[0]; from += some)
     tf.tidy(() => void gatherRows(values, tf.range(from, Math.min(from + some, table.shape[0]), 1, 'int32')));
   table.release(values);
 }

@@ -41,14 +41,15 @@ export interface PlannedMemory extends MemoryPlan {
 
 /**
  * What steps take beside TensorFlow's pool: pages of the library's code, and malloc's and V8's memory (operands that products pack, threads'
- * arenas, what compiling leaves, arrays not collected yet). Not counted one by one: it was 79 to 120 MB in runs of models of 7M to 8B
+ * arenas, what compiling leaves, arrays not collected yet). Not counted one by one: it was 79 to 120 MB in runs of models of 7M to 1.1B
  * parameters on 2 cores, and the same run differs by 20 to 30 MB from time to time.
  */
 const besidePool = { code: 50e6, heap: 50e6 };
 
 /**
  * Batches that are rehearsed at least: TensorFlow runs operations in another order each time, and where one leaves its pool in pieces too small
- * for a large tensor, the pool grows for good. After 16 no plan of bench-planner changes by a percent.
+ * for a large tensor, the pool grows for good. After 16 no plan of bench-planner changes by a percent
+ * (with AMX's products one, 110M streamed, still does).
  */
 const leastBatches = 32;
 

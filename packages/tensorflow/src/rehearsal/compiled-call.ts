@@ -1,5 +1,5 @@
 import { elementCount } from '../dtypes.ts';
-import type { TracedFunction } from '../fusion/traced-function.ts';
+import type { TracedFunction, TracedNode } from '../fusion/traced-function.ts';
 import type { Buffers, TensorBuffer } from './buffers.ts';
 import { scratchBytes } from './kernel-scratch.ts';
 
@@ -11,12 +11,7 @@ export interface SymbolSpec {
 }
 
 /** One operation of a compiled function; ids are those of symbols, constants are left out. */
-export interface CallNode {
-  readonly type: string;
-  readonly inputs: readonly number[];
-  readonly outputs: readonly number[];
-  /** Symbols that have to exist before, though they are no inputs. */
-  readonly after: readonly number[];
+export interface CallNode extends Pick<TracedNode, 'type' | 'inputs' | 'outputs' | 'after'> {
   /** Bytes that it takes while it runs, beside its outputs. */
   readonly scratch: number;
 }
